@@ -1,0 +1,66 @@
+"""The command line: ``lmclip COMMAND``, or ``python -m lmclip COMMAND``. One function is one subcommand."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
+from tyro.extras import SubcommandApp
+
+from lmclip.errors import LMCLIPError
+
+PLAIN_FLAGS = (FlagCreatePairsOff,)  # --force, without a --no-force beside it
+
+app = SubcommandApp()
+
+
+@app.command
+def study(
+    profile: str = "glyph",
+    smoke: bool = False,
+    only: tuple[str, ...] = (),
+    start: Annotated[str, arg(name="from")] = "",
+    force: bool = False,
+    list_only: Annotated[bool, arg(name="list")] = False,
+    parameter: Annotated[UseAppendAction[tuple[tuple[str, str], ...]], arg(aliases=["-p"], metavar="NAME VALUE")] = (),
+) -> None:
+    """Run the notebooks of the study and write their pages, tables and figures to results/PROFILE.
+
+    Args:
+        profile: Which data and model: glyph, voc or coco.
+        smoke: The smallest size that still runs every line; results go to results/PROFILE-smoke and mean nothing.
+        only: Run these notebooks alone, by number.
+        start: Run from this notebook on, by number.
+        force: Run notebooks that are up to date too.
+        list_only: Show the notebooks and whether each is up to date; run nothing.
+        parameter: A notebook parameter and its value; may be repeated.
+    """
+    from lmclip.execution import NotebookFailed
+    from lmclip.study import list_study, run_study
+
+    if list_only:
+        return list_study(profile, smoke)
+    try:
+        run_study(profile, smoke=smoke, only=only, start=start, force=force, given=parameter)
+    except NotebookFailed as error:
+        sys.exit(_end(f"lmclip: {error}", 1))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; returns 0, 2 on bad input, 130 when interrupted. A stopped notebook exits with 1."""
+    try:
+        app.cli(prog="lmclip", description="The LM-CLIP reproduction study.", args=arguments, config=PLAIN_FLAGS)
+    except LMCLIPError as error:
+        return _end(f"lmclip: {error}", 2)
+    except KeyboardInterrupt:
+        return _end("lmclip: interrupted; what had finished is kept, and the same command goes on from there.", 130)
+    return 0
+
+
+def _end(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

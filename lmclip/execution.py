@@ -1,0 +1,199 @@
+"""Runs one notebook through papermill and leaves a page fit to publish: whole, without this machine's paths."""
+
+import contextlib
+import os
+import re
+import site
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from lmclip import paths
+
+# Keeps figures inline whatever the caller's backend, and a warning about frozen modules out of the page.
+KERNEL_ENVIRONMENT = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+TRACEBACK_LINES = 25
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook stopped before its end; the message says where and why, and names the file that was kept."""
+
+
+def execute_notebook(
+    source: Path, target: Path, parameters: Mapping[str, object], outputs: Iterable[Path] = ()
+) -> float:
+    """Runs the notebook at ``source`` with ``parameters`` and writes it, executed, to ``target``; returns seconds.
+
+    ``target`` appears only when the last cell, tagged ``done``, has run and every file in ``outputs`` has been
+    written by this run. Otherwise the page as far as it got is kept beside it as NAME.failed.ipynb, and NotebookFailed
+    is raised; after a KeyboardInterrupt nothing is kept. The kernel inherits the working directory.
+    """
+    running = target.with_name(f".{target.stem}.running.ipynb")
+    failed = target.with_name(f"{target.stem}.failed.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    live = sys.stderr.isatty()
+    bar = {"desc": f"  {source.stem}", "file": sys.stderr, "leave": False, "mininterval": 0.1 if live else 30}
+    try:
+        with environment(KERNEL_ENVIRONMENT):
+            papermill.execute_notebook(
+                str(source),
+                str(running),
+                parameters=dict(parameters),
+                kernel_name="python3",
+                progress_bar=bar,
+                # A long cell shows its own progress on a terminal; in a log it would only be noise.
+                stderr_file=sys.stderr if live else None,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            )
+        reason = _unfinished(running, started, outputs)
+    except KeyboardInterrupt:
+        running.unlink(missing_ok=True)
+        raise
+    except papermill.PapermillExecutionError as error:
+        reason = _told(error)
+    except Exception as error:  # a dead kernel, a kernel that never started, a full disk
+        reason = f"{_where(running)}: {type(error).__name__}: {error}"
+    if reason:
+        _publish(running, failed)
+        kept = f" Kept as far as it got: {paths.display(failed)}" if failed.is_file() else ""
+        raise NotebookFailed(f"{source.stem} stopped {reason}\n{kept.strip()}".rstrip())
+    _publish(running, target)
+    failed.unlink(missing_ok=True)
+    return time.time() - started
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for this process and the kernels that it starts, put back afterwards."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def hide_paths(text: str) -> str:
+    """``text`` with this machine's folders replaced by what they are to a reader, and object addresses removed."""
+    text = re.sub(r"/[^\s\"']*ipykernel_\d+/\d+\.py", "this notebook", text)
+    for folder, label in _folders():
+        text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?![\w.-])", label, text)
+    return re.sub(r"\bat 0x[0-9a-f]{6,}", "at 0x…", text)
+
+
+def clean_notebook(notebook: nbformat.NotebookNode) -> None:
+    """Removes, in place, what tells of this machine or changes from run to run without meaning anything."""
+    metadata = notebook.metadata.pop("papermill", {})
+    notebook.metadata["papermill"] = {
+        "duration": round(metadata.get("duration") or 0),  # seconds
+        "parameters": _hidden(metadata.get("parameters", {})),
+    }
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = "injected-parameters"
+            cell.source = hide_paths(cell.source)
+        if cell.cell_type == "code":
+            cell.outputs = _joined_streams(cell.outputs)
+            cell.outputs = [nbformat.from_dict(_hidden(output)) for output in cell.outputs]
+
+
+def _unfinished(page: Path, started: float, outputs: Iterable[Path]) -> str:
+    """What a run that raised nothing left undone, or an empty string."""
+    last = [cell for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"][-1:]
+    if not last or "done" not in last[0].metadata.get("tags", []):
+        return 'without a last code cell tagged "done", so nobody can tell whether it got there.'
+    if last[0].execution_count is None:
+        return f"{_where(page)}: the kernel ended without a word."
+    # File systems round the time of a change, some to a second.
+    missing = [path for path in outputs if not path.is_file() or path.stat().st_mtime < started - 2]
+    if missing:
+        names = ", ".join(paths.display(path) for path in missing)
+        return f"at its end without having written what it declares: {names}"
+    return ""
+
+
+def _told(error: papermill.PapermillExecutionError) -> str:
+    """Cell and reason of a failure: one sentence for bad input, the end of the traceback for anything else."""
+    cell = f"in cell [{error.exec_count}]"
+    if error.ename == "LMCLIPError":
+        return f"{cell}: {hide_paths(error.evalue)}"
+    lines = hide_paths(ANSI.sub("", "\n".join(error.traceback))).splitlines()
+    shown = lines if len(lines) <= TRACEBACK_LINES else ["…", *lines[-TRACEBACK_LINES:]]
+    return "\n".join([f"{cell}: {error.ename}: {hide_paths(ANSI.sub('', error.evalue))}", *shown])
+
+
+def _where(page: Path) -> str:
+    """The first code cell of a broken-off page that has not run to its end, told by its first line."""
+    if not page.is_file():
+        return "before its first cell"
+    for cell in nbformat.read(page, as_version=4).cells:
+        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
+            return f"in the cell that begins {cell.source.strip().splitlines()[0]!r}"
+    return "after its last cell"
+
+
+def _publish(running: Path, target: Path) -> None:
+    """Cleans the page at ``running`` and moves it to ``target`` in one step, so that no reader meets half a page."""
+    if running.is_file():
+        notebook = nbformat.read(running, as_version=4)
+        clean_notebook(notebook)
+        nbformat.write(notebook, running)
+        os.replace(running, target)
+
+
+def _folders() -> list[tuple[str, str]]:
+    """This machine's folders, each as given and as resolved, longest first so that the closest name wins."""
+    named = {
+        paths.ROOT: ".",
+        Path(sys.prefix): "<environment>",
+        Path(tempfile.gettempdir()): "<temporary>",
+        Path.home(): "~",
+        **{Path(folder): "<packages>" for folder in site.getsitepackages()},
+        **{Path(value): f"${name}" for name, value in os.environ.items() if name.startswith("LMCLIP_") and value},
+    }
+    found = {str(form): label for folder, label in named.items() for form in (folder, folder.resolve())}
+    useful = [(folder, label) for folder, label in found.items() if folder.startswith("/") and len(folder) > 1]
+    return sorted(useful, key=lambda pair: -len(pair[0]))
+
+
+def _hidden(value: object) -> object:
+    """``value`` with the paths hidden in every string; pictures in base64 are left alone."""
+    if isinstance(value, str):
+        return hide_paths(value)
+    if isinstance(value, Mapping):
+        return {
+            key: inner if key.startswith("image/") and key != "image/svg+xml" else _hidden(inner)
+            for key, inner in value.items()
+        }
+    return [_hidden(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _joined_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Neighbouring pieces of one stream as one, with only the last state of each line that was rewritten."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            # A progress bar ends each state with a carriage return; what a terminal shows is the last one.
+            output.text = re.sub(r"[^\n]*\r(?=[^\n])", "", output.text.replace("\r\n", "\n")).replace("\r", "")
+    return joined

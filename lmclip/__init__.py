@@ -1,0 +1,1 @@
+"""LM-CLIP, reproduced: long-tail construction, samplers, losses, training and judgement."""

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 from tyro.extras import SubcommandApp
@@ -44,6 +45,54 @@ def study(
         run_study(profile, smoke=smoke, only=only, start=start, force=force, given=parameter)
     except NotebookFailed as error:
         sys.exit(_end(f"lmclip: {error}", 1))
+
+
+@app.command
+def tune(profile: str = "glyph", methods: tuple[str, ...] = (), jobs: int = -1) -> None:
+    """Search every method's learning rate on the validation images and record it in data/tuning/.
+
+    Args:
+        profile: Which data and model; it needs a validation set.
+        methods: Methods to search; all of the profile's when empty. Other methods' recorded trials are kept.
+        jobs: Runs at a time; -1 is one per core, at most four.
+    """
+    from lmclip.config import load_profile
+    from lmclip.tuning import tune
+
+    print(tune(load_profile(profile), methods, jobs).to_string(index=False))
+
+
+@app.command
+def difficulty(profile: str = "glyph", jobs: int = -1) -> None:
+    """Measure zero-shot and BCE, by which the benchmark's difficulty is judged, and record them in data/tuning/."""
+    import pandas as pd
+
+    from lmclip.config import load_profile
+    from lmclip.tuning import record_difficulty
+
+    print(pd.DataFrame(record_difficulty(load_profile(profile), jobs)["runs"]).to_string(index=False))
+
+
+@app.command
+def pretrain(
+    folder: Path,
+    seed: int = 0,
+    samples: int = 2_000_000,
+    precision: Literal["bf16", "fp32"] = "bf16",
+) -> None:
+    """Train the mini CLIP on rendered image-caption pairs; about 50 minutes on one core with bf16.
+
+    Args:
+        folder: Where the weights, the recipe and the history go.
+        seed: Seed of initialisation, order and captions.
+        samples: Scenes to see, with repetition.
+        precision: bf16 needs a CPU with AVX-512 BF16 to be fast.
+    """
+    from lmclip.paths import data_dir
+    from lmclip.pretrain import Recipe, judge, pretrain
+
+    pretrain(Recipe(seed=seed, samples=samples, precision=precision), folder, data_dir() / "glyph")
+    print("zero-shot on GlyphMLT's test images:", judge(folder))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -73,7 +73,7 @@ class Profile(_Settings):
     epochs: int
     batch_size: int
     seeds: tuple[int, ...] = (0, 1, 2)
-    methods: tuple[str, ...] = ("zero-shot", "bce", "asl", "bal", "contrastive", "lm-clip")
+    methods: tuple[str, ...] = ("zero-shot", "bce", "asl", "bal", "contrastive", "lm-clip-no-sampler", "lm-clip")
     learning_rates: tuple[float, ...] = ()  # the grid of `lmclip tune`
     loss: LossSettings = LossSettings()
 
@@ -136,6 +136,7 @@ METHODS = {
     "asl": Method(title="ASL", loss="asl"),
     "bal": Method(title="BAL", loss="bal"),
     "contrastive": Method(title="contrastive", contrastive=True),
+    "lm-clip-no-sampler": Method(title="LM-CLIP, no sampler", loss="bal", contrastive=True),
     "lm-clip": Method(title="LM-CLIP", loss="bal", contrastive=True, sampler="power"),
 }
 
@@ -167,7 +168,9 @@ class Experiment(_Settings):
         return f"{self.method}_s{self.seed}_{digest}"
 
 
-def experiment(profile: Profile, method: str, seed: int = 0, learning_rate: float = 0.0, **overrides: Any) -> Experiment:
+def experiment(
+    profile: Profile, method: str, seed: int = 0, learning_rate: float = 0.0, **overrides: Any
+) -> Experiment:
     """The run of ``method`` on ``profile``, with single settings overridden by name.
 
     ``fidelity="release"`` reproduces what the release computes, its defects included; ``"clean"`` mends them.

@@ -8,8 +8,8 @@ needs labels alone still works.
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from contextlib import redirect_stdout as _stdout
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -214,14 +214,19 @@ def _load_glyph(profile: Profile, draw: bool) -> StudyData:
     folder = data_dir() / "glyph" / f"pool{profile.pool_size}-test{profile.test_size}-seed{glyphmlt.SEED}"
     pool = _glyph_source(folder, "pool", profile.pool_size, glyphmlt.POOL)
     test = _glyph_source(folder, "test", profile.test_size, glyphmlt.TEST)
-    build = build_longtail(pool.dataset.labels, profile.max_count, profile.min_count, profile.alpha, profile.longtail_seed)
+    build = build_longtail(
+        pool.dataset.labels, profile.max_count, profile.min_count, profile.alpha, profile.longtail_seed
+    )
     groups = group_classes(build.counts, profile.head_min, profile.tail_max)
     unused = np.setdiff1d(np.arange(profile.pool_size), build.indices)
     rng = np.random.default_rng([glyphmlt.SEED, 9])
     chosen = glyphmlt.balanced_subset(pool.dataset.labels[unused], profile.validation_size, rng)
     validation = np.sort(unused[chosen])
-    splits = {"train": pool.subset("train", build.indices, groups), "validation": pool.subset("validation", validation, groups),
-              "test": test.subset("test", np.arange(profile.test_size), groups)}  # fmt: skip
+    splits = {
+        "train": pool.subset("train", build.indices, groups),
+        "validation": pool.subset("validation", validation, groups),
+        "test": test.subset("test", np.arange(profile.test_size), groups),
+    }
     if draw:
         pool.draw(np.concatenate([build.indices, validation]))
         test.draw(np.arange(profile.test_size))

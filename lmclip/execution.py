@@ -42,16 +42,16 @@ def execute_notebook(
     target.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     live = sys.stderr.isatty()
-    bar = {"desc": f"  {source.stem}", "file": sys.stderr, "leave": False, "mininterval": 0.1 if live else 30}
+    bar = {"desc": f"  {source.stem}", "file": sys.stderr, "leave": False}
     try:
-        with environment(KERNEL_ENVIRONMENT):
+        with _environment(KERNEL_ENVIRONMENT):
             papermill.execute_notebook(
                 str(source),
                 str(running),
                 parameters=dict(parameters),
                 kernel_name="python3",
-                progress_bar=bar,
-                # A long cell shows its own progress on a terminal; in a log it would only be noise.
+                # Cells are counted, and a long one shows its own progress, on a terminal; in a log that is noise.
+                progress_bar=bar if live else False,
                 stderr_file=sys.stderr if live else None,
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
@@ -70,21 +70,6 @@ def execute_notebook(
     _publish(running, target)
     failed.unlink(missing_ok=True)
     return time.time() - started
-
-
-@contextlib.contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for this process and the kernels that it starts, put back afterwards."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def hide_paths(text: str) -> str:
@@ -113,6 +98,21 @@ def clean_notebook(notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [nbformat.from_dict(_hidden(output)) for output in cell.outputs]
 
 
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for this process and the kernels that it starts, put back afterwards."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def _unfinished(page: Path, started: float, outputs: Iterable[Path]) -> str:
     """What a run that raised nothing left undone, or an empty string."""
     last = [cell for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"][-1:]
@@ -139,13 +139,13 @@ def _told(error: papermill.PapermillExecutionError) -> str:
 
 
 def _where(page: Path) -> str:
-    """The first code cell of a broken-off page that has not run to its end, told by its first line."""
-    if not page.is_file():
+    """The cell that was running when a page broke off, told by its first line."""
+    cells = nbformat.read(page, as_version=4).cells if page.is_file() else []
+    # The count of a cell is set when it starts, so it can't tell; the time when it started can.
+    started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time") and cell.source.strip()]
+    if not started:
         return "before its first cell"
-    for cell in nbformat.read(page, as_version=4).cells:
-        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
-            return f"in the cell that begins {cell.source.strip().splitlines()[0]!r}"
-    return "after its last cell"
+    return f"in the cell that begins {started[-1].source.strip().splitlines()[0]!r}"
 
 
 def _publish(running: Path, target: Path) -> None:

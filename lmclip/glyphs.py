@@ -14,10 +14,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from sklearn.datasets import load_sample_images
+from PIL import Image, ImageFilter, ImageFont
 
-SIZE = 64  # pixels per side of every scene
+from lmclip.backgrounds import BACKGROUNDS, SIZE, random_colour
 
 # Class name → glyph variants. Pre-training sees only the first half (rounded up) of the variants.
 CLASSES = {
@@ -147,12 +146,12 @@ def render(placements: list[Placement], style: SceneStyle, rng: np.random.Genera
     """Draw a scene: (SIZE, SIZE, 3) uint8."""
     kinds = list(style.backgrounds)
     kind = kinds[rng.choice(len(kinds), p=list(style.backgrounds.values()))]
-    canvas = BACKGROUNDS[kind](rng, style).astype(np.float32)
+    canvas = BACKGROUNDS[kind](rng, style.photo_contrast).astype(np.float32)
     for _ in range(rng.integers(style.letters + 1)):
         letter = chr(rng.integers(ord("A"), ord("Z") + 1))
         mask = glyph_mask(letter, style.fonts[0])
         matrix = _matrix(rng.uniform(9, 15), rng.uniform(-40, 40), 0, mask.size)
-        _paint(canvas, mask, matrix, *rng.uniform(8, SIZE - 8, 2), _colour(rng))
+        _paint(canvas, mask, matrix, *rng.uniform(8, SIZE - 8, 2), random_colour(rng))
     for p in placements:
         behind = canvas[int(max(p.y - 8, 0)) : int(p.y + 8), int(max(p.x - 8, 0)) : int(p.x + 8)].mean((0, 1))
         _paint(canvas, glyph_mask(p.glyph, p.font), p.matrix, p.x, p.y, _contrasting(behind, style.contrast, rng))
@@ -241,11 +240,7 @@ def _bar(canvas, rng):
     bar = canvas[place : place + thickness, start : start + length]
     if rng.random() < 0.5:
         bar = canvas[start : start + length, place : place + thickness]
-    bar[:] = _colour(rng)
-
-
-def _colour(rng):
-    return rng.uniform(0, 255, 3).astype(np.float32)
+    bar[:] = random_colour(rng)
 
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -258,71 +253,3 @@ def _contrasting(behind, contrast, rng):
         if abs(colour @ _LUMINANCE - level) >= contrast:
             return colour
     return np.full(3, 0.0 if level > 127 else 255.0, dtype=np.float32)
-
-
-# ── backgrounds: (SIZE, SIZE, 3), 0–255 ─────────────────────────────────────────────────────────
-
-
-def _plain(rng, style):
-    return np.broadcast_to(_colour(rng), (SIZE, SIZE, 3))
-
-
-def _gradient(rng, style):
-    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
-    angle = rng.uniform(0, 2 * np.pi)
-    return _mix(rng, (x * np.cos(angle) + y * np.sin(angle)) / 2.83 + 0.5)
-
-
-def _noise(rng, style):
-    x, y = rng.integers(0, 192, 2)
-    return _mix(rng, _noise_sheet()[y : y + SIZE, x : x + SIZE])
-
-
-def _stripes(rng, style):
-    y, x = np.mgrid[0:SIZE, 0:SIZE]
-    angle, period = rng.uniform(0, np.pi), rng.uniform(5, 16)
-    return _mix(rng, 0.5 + 0.25 * np.sign(np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)))
-
-
-def _blobs(rng, style):
-    image = Image.new("RGB", (SIZE, SIZE), tuple(_colour(rng).astype(int)))
-    draw = ImageDraw.Draw(image)
-    for _ in range(rng.integers(2, 7)):
-        (x, y), r = rng.uniform(0, SIZE, 2), rng.uniform(4, 20)
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(_colour(rng).astype(int)))
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 3))))
-
-
-def _photo(rng, style):
-    """A random crop of one of scikit-learn's two photographs, at lower contrast, towards a random tint."""
-    photo = _photos()[rng.integers(2)]
-    side = rng.uniform(SIZE, min(photo.size))
-    left, top = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
-    crop = photo.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-    pixels = np.asarray(crop, dtype=np.float32)
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    centre = 0.5 * pixels.mean((0, 1)) + 0.5 * _colour(rng)
-    return centre + rng.uniform(*style.photo_contrast) * (pixels - pixels.mean((0, 1)))
-
-
-BACKGROUNDS = {"plain": _plain, "gradient": _gradient, "noise": _noise, "stripes": _stripes, "blobs": _blobs,
-               "photo": _photo}  # fmt: skip
-
-
-def _mix(rng, weight):
-    return _colour(rng) + weight[..., None] * (_colour(rng) - _colour(rng))
-
-
-@cache
-def _noise_sheet():
-    """1/f noise, 256 × 256, scaled to 0–1."""
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(256), np.fft.rfftfreq(256), indexing="ij"))
-    spectrum = np.fft.rfft2(np.random.default_rng(0).standard_normal((256, 256))) / np.maximum(frequency, 1 / 256)
-    sheet = np.fft.irfft2(spectrum)
-    return (sheet - sheet.min()) / (sheet.max() - sheet.min())
-
-
-@cache
-def _photos():
-    return [Image.fromarray(image) for image in load_sample_images().images]

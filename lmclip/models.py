@@ -1,7 +1,7 @@
 """CLIP models from open_clip, the mini CLIP among them, and text encoding that skips the padding.
 
-    model, tokenizer = load_model("mini-clip")
-    label_features = encode_text(model, tokenizer(["a photo of a cat", "a photo of a dog"]))   # (2, D)
+model, tokenizer = load_model("mini-clip")
+label_features = encode_text(model, tokenizer(["a photo of a cat", "a photo of a dog"]))   # (2, D)
 """
 
 import json
@@ -24,7 +24,10 @@ MINI_CLIP = "mini-clip"
 OPENAI_MODELS = ("RN50-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu")  # OpenAI trained with QuickGELU
 
 CLIP_STATISTICS = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-IMAGENET_STATISTICS = (open_clip.constants.IMAGENET_MEAN, open_clip.constants.IMAGENET_STD)  # what the release uses (release line 11)
+IMAGENET_STATISTICS = (
+    open_clip.constants.IMAGENET_MEAN,
+    open_clip.constants.IMAGENET_STD,
+)  # what the release uses (release line 11)
 
 
 def load_model(name: str = MINI_CLIP, weights: str | Path = "auto", seed: int = 0):
@@ -141,7 +144,9 @@ def new_mini_clip(seed: int, words: list[str]):
 
 def save_mini_clip(model: torch.nn.Module, tokenizer: MiniTokenizer, path: Path) -> None:
     """Write weights (float16) and the kept token ids as safetensors."""
-    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items() if value.is_floating_point()}
+    tensors = {
+        name: value.half().contiguous() for name, value in model.state_dict().items() if value.is_floating_point()
+    }
     tensors["token_ids"] = torch.from_numpy(tokenizer.token_ids)
     save_file(tensors, path)
 
@@ -165,7 +170,9 @@ def _load_mini_clip(weights, seed):
         raise LMCLIPError(f"{display(path)} was trained with another vocabulary than vocabulary.txt beside it")
     floats = {name: value.float() for name, value in tensors.items()}
     own = {name: value.shape for name, value in model.state_dict().items() if value.is_floating_point()}
-    differing = [name for name in own.keys() | floats.keys() if own.get(name) != getattr(floats.get(name), "shape", None)]
+    differing = [
+        name for name in own.keys() | floats.keys() if own.get(name) != getattr(floats.get(name), "shape", None)
+    ]
     if differing:
         raise LMCLIPError(f"{display(path)} does not fit the mini CLIP of config.json: {sorted(differing)[0]} differs")
     model.load_state_dict(floats, strict=False)  # what is missing are BatchNorm's integer step counters

@@ -6,6 +6,7 @@ things that are visible, some name several, a few belong to another picture. The
 symmetric contrastive loss, the very class that the study trains with.
 """
 
+import json
 import time
 from pathlib import Path
 
@@ -17,15 +18,21 @@ from pydantic import BaseModel, ConfigDict
 from tqdm.auto import tqdm
 
 from lmclip import glyphs
+from lmclip.config import load_profile
+from lmclip.datasets import load_study_data
 from lmclip.losses import ContrastiveLoss
-from lmclip.models import encode_image, encode_text, new_mini_clip, save_mini_clip
+from lmclip.metrics import multilabel_report
+from lmclip.models import MINI_CLIP, encode_image, encode_text, load_model, new_mini_clip, save_mini_clip
+from lmclip.records import GROUP_METRICS
 
 TEMPLATES = (
     "a photo of a {}", "a picture of a {}", "an image of a {}", "a drawing of a {}", "{}", "a {}", "the {}", "my {}",
     "look at this {}", "there is a {} in the scene", "a {} on a background", "a photo of my {}", "a nice {}",
 )  # fmt: skip
 JOINS = (", ", " and ", ", a ", " and a ", " with a ")
-WORDS = sorted({*" ".join((*TEMPLATES, *JOINS)).replace("{}", " ").split(), ",", *glyphs.CLASSES, *glyphs.EXTRA_CLASSES})
+WORDS = sorted(
+    {*" ".join((*TEMPLATES, *JOINS)).replace("{}", " ").split(), ",", *glyphs.CLASSES, *glyphs.EXTRA_CLASSES}
+)
 
 
 class Recipe(BaseModel):
@@ -61,8 +68,8 @@ def pretrain(recipe: Recipe, folder: Path, bank_folder: Path) -> pd.DataFrame:
     model = model.to(memory_format=torch.channels_last).train()
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": decayed}, {"params": others, "weight_decay": 0.0}], fused=True,
-                                  lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)  # fmt: skip
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
     steps = recipe.samples // recipe.batch_size
     loss_function, rng, rows, start = ContrastiveLoss(), np.random.default_rng(recipe.seed), [], time.perf_counter()
     for step in (bar := tqdm(range(steps), unit="step", mininterval=10)):
@@ -83,14 +90,30 @@ def pretrain(recipe: Recipe, folder: Path, bank_folder: Path) -> pd.DataFrame:
         optimizer.step()
         model.logit_scale.data.clamp_(max=np.log(100))
         if (step + 1) % max(steps // 100, 1) == 0:
-            rows.append({"samples": (step + 1) * recipe.batch_size, "loss": loss.item(),
-                         "logit_scale": model.logit_scale.exp().item(), "seconds": time.perf_counter() - start})  # fmt: skip
+            row = {"samples": (step + 1) * recipe.batch_size, "loss": loss.item()}
+            row |= {"logit_scale": model.logit_scale.exp().item(), "seconds": time.perf_counter() - start}
+            rows.append(row)
             bar.set_postfix(loss=f"{loss.item():.3f}")
             pd.DataFrame(rows).to_csv(folder / "history.csv", index=False)
             save_mini_clip(model, tokenizer, folder / "mini-clip.safetensors")
     (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
     (folder / "vocabulary.txt").write_text("\n".join(WORDS) + "\n")
     return pd.DataFrame(rows)
+
+
+def judge(folder: Path) -> dict[str, float]:
+    """Zero-shot mAP (fractions) of the weights in ``folder`` on GlyphMLT's test images; kept as ``zero_shot.json``."""
+    model, tokenizer = load_model(MINI_CLIP, folder / "mini-clip.safetensors")
+    test = load_study_data(load_profile("glyph")).test
+    with torch.inference_mode():
+        labels = encode_text(model, tokenizer([f"a photo of a {name}" for name in test.class_names]), normalize=True)
+        images = torch.from_numpy(test.images()).permute(0, 3, 1, 2)
+        features = torch.cat([encode_image(model, batch) for batch in images.split(256)])
+        scores = (model.logit_scale.exp() * features @ labels.T).softmax(1)
+    report = multilabel_report(scores.numpy(), test.labels, test.groups)
+    result = {name: round(report[name], 4) for name in GROUP_METRICS}
+    (folder / "zero_shot.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
 
 
 def caption(names: list[str], recipe: Recipe, rng: np.random.Generator, bank: list[list[str]]) -> str:
@@ -139,7 +162,9 @@ def scene_bank(recipe: Recipe, folder: Path, jobs: int = 2) -> tuple[np.ndarray,
     return np.load(path, mmap_mode="r"), names
 
 
-PLAIN = glyphs.SceneStyle(**{**glyphs.PRETRAIN.__dict__, "backgrounds": {"plain": 0.7, "gradient": 0.3}, "occlusion": 0.0})
+PLAIN = glyphs.SceneStyle(
+    **{**glyphs.PRETRAIN.__dict__, "backgrounds": {"plain": 0.7, "gradient": 0.3}, "occlusion": 0.0}
+)
 
 
 def _render_chunk(path, chunk, names, plain, seed):

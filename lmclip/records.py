@@ -140,13 +140,15 @@ def to_frame(records: list[Record]) -> pd.DataFrame:
                 "learning_rate": record.experiment.learning_rate, "seconds": record.seconds,
                 "peak_memory_mb": record.peak_memory_mb, "run_id": record.run_id,
             })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype(dict.fromkeys(GROUP_METRICS, float) if rows else {})
 
 
 def history_frame(records: list[Record]) -> pd.DataFrame:
     """One row per run and epoch, with the method's title and the seed."""
-    frames = [pd.DataFrame(r.history).assign(method=METHODS[r.experiment.method].title, seed=r.experiment.seed)
-              for r in records]  # fmt: skip
+    frames = []
+    for record in records:
+        frame = pd.DataFrame(record.history, dtype=float).astype({"epoch": int})
+        frames.append(frame.assign(method=METHODS[record.experiment.method].title, seed=record.experiment.seed))
     return pd.concat(frames, ignore_index=True)
 
 

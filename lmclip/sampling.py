@@ -58,6 +58,20 @@ def uniform_weights(labels: ArrayLike) -> Weights:
     return np.ones(len(_counted(labels)[0]))
 
 
+def sampler_weights(name: str, labels: ArrayLike, power: float) -> Weights | None:
+    """(N,) weights of the sampler called ``name``, as in ``config.SamplerName``; None for "uniform", a plain shuffle.
+
+    ``power`` is s, which only the "power" sampler uses.
+    """
+    samplers = {
+        "uniform": lambda: None,
+        "class-aware": lambda: class_aware_weights(labels),
+        "inverse-frequency": lambda: inverse_frequency_weights(labels),
+        "power": lambda: sample_weights(labels, power),
+    }
+    return samplers[name]()
+
+
 def effective_sample_size(weights: ArrayLike) -> float:
     r"""Kish's effective sample size (Σw)² / Σw²: so many equally weighted images carry as much as these N."""
     weights = _usable(weights)

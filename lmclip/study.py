@@ -14,9 +14,8 @@ from lmclip.freshness import digests, read_stamp, remove_stamp, write_stamp
 from lmclip.parameters import notebook_parameters, resolve_parameters
 
 LISTS = ("data:*_mlt_*.txt", "data:*_labels.*", "data:*.npz")
-PUBLISHED = ("checkout:data/published_results.csv",)
+WEIGHTS = ("checkout:data/pretrained/**/*", "checkout:data/tuning/*.json")
 RECORDS = ("results:runs/**/*.json",)
-WEIGHTS = ("checkout:data/pretrained/**/*",)
 
 # The folder in the data folder that tells that a benchmark's images are there; glyph renders its own.
 IMAGE_FOLDERS = {"voc": "voc/VOCdevkit", "coco": "coco/train2017"}
@@ -58,16 +57,35 @@ class Notebook:
 
 
 STUDY = (
-    Notebook("00_start_here", "The question, the map and the claims", 0.2, inputs=("data:*",)),
-    Notebook("01_long_tail_construction", "How a long tail is made", 0.5, inputs=LISTS),
-    Notebook("02_sampler_analysis", "Which images an epoch sees", 0.5, inputs=LISTS),
-    Notebook("03_loss_gradients", "What each loss pulls at", 0.5, inputs=LISTS),
     Notebook(
-        "04_training", "Training LM-CLIP and its rivals", 9, inputs=(*LISTS, *WEIGHTS, *RECORDS), needs_images=True
+        "00_start_here", "The question, the map and the claims", 0.3,
+        outputs=("tables/start_here.csv",), inputs=("data:*", "results:tables/claims.csv"),
     ),
-    Notebook("05_results", "What the records say", 1, inputs=(*PUBLISHED, *RECORDS), needs_images=True),
-    Notebook("07_mini_clip", "How the mini CLIP was pre-trained", 1, inputs=WEIGHTS, appendix=True),
-)
+    Notebook(
+        "01_long_tail_construction", "How a long tail is made", 0.5,
+        outputs=("tables/long_tail_facts.csv", "tables/long_tail_classes.csv", "figures/01_counts.png"), inputs=LISTS,
+    ),
+    Notebook("02_sampler_analysis", "Which images an epoch sees", 0.5, inputs=LISTS),
+    Notebook(
+        "03_loss_gradients", "What each loss pulls at", 0.5,
+        outputs=("tables/claim_gradient.csv", "figures/03_plotted_and_trained.png"), inputs=LISTS,
+    ),
+    Notebook(
+        "04_training", "Training LM-CLIP and its rivals", 9,
+        outputs=("tables/training_runs.csv", "figures/04_learning_curves.png"),
+        inputs=(*LISTS, *WEIGHTS, *RECORDS), needs_images=True,
+    ),
+    Notebook(
+        "05_results", "What the records say", 1,
+        outputs=("tables/main_clean.csv", "tables/main_best-on-test.csv", "tables/claims.csv", "figures/05_main.png"),
+        inputs=("checkout:data/published_results.csv", "results:tables/claim_gradient.csv", *RECORDS),
+        needs_images=True,
+    ),
+    Notebook(
+        "07_mini_clip", "How the mini CLIP was pre-trained", 1,
+        outputs=("tables/pretraining_seeds.csv", "figures/07_history.png"), inputs=WEIGHTS, appendix=True,
+    ),
+)  # fmt: skip
 
 
 def run_study(

@@ -1,4 +1,4 @@
-"""The training loop: one flat loop for every method, and the matrix of runs around it.
+"""The training loop: one flat loop for every method.
 
     record = train(experiment(profile, "lm-clip", seed=0, learning_rate=1e-4), profile, data)
 
@@ -7,11 +7,8 @@ thread for the mini CLIP, every draw comes from a generator seeded with (seed, e
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
@@ -22,12 +19,11 @@ from lmclip import losses, sampling
 from lmclip.config import METHODS, Experiment, Profile
 from lmclip.datasets import LongTailDataset, StudyData
 from lmclip.errors import LMCLIPError
-from lmclip.metrics import centroid_distances, multilabel_report
+from lmclip.evaluation import Judge, keep_epoch, predict
 from lmclip.models import CLIP_STATISTICS, IMAGENET_STATISTICS, MINI_CLIP, encode_image, encode_text, load_model
 from lmclip.paths import results_dir
-from lmclip.records import GROUP_METRICS, Record, environment, is_finished, load_record, peak_memory_mb, save_run
+from lmclip.records import GROUP_METRICS, Record, environment, is_finished, peak_memory_mb, save_run
 
-EVALUATION_BATCH = 256
 TEMPLATE = "a photo of a {}"  # the release's, for labels
 
 
@@ -61,8 +57,8 @@ def train(
 
     learner = Learner(exp, profile, data.train, device)
     images = torch.from_numpy(data.train.images(size=profile.image_size)).permute(0, 3, 1, 2)
-    judged = {name: Judge(split, profile, learner) for name, split in
-              (("test", data.test if evaluate_test else None), ("validation", data.validation)) if split}  # fmt: skip
+    splits = {"test": data.test if evaluate_test else None, "validation": data.validation}
+    judged = {name: Judge(split, profile, learner) for name, split in splits.items() if split}
     learner.fit_bias(images)
 
     history, best = [], {}
@@ -70,12 +66,13 @@ def train(
         row = {"epoch": epoch}
         if epoch:
             row |= _train_epoch(learner, images, epoch, progress)
+        row["logit_scale"] = learner.model.logit_scale.exp().item()
         for split, judge in judged.items():
             report = judge()
             row |= {f"{split}_{name}": report[name] for name in GROUP_METRICS}
         history.append(row)
         if epoch or not exp.epochs:
-            _keep(best, row, judged, exp)
+            keep_epoch(best, row, judged)
 
     protocols = {name: kept.summary for name, kept in best.items()}
     record = Record(
@@ -98,7 +95,7 @@ class Learner:
         model, self.tokenizer = load_model(profile.model)
         self.model = model.to(device=device, memory_format=torch.channels_last)
         self.targets = torch.from_numpy(dataset.labels).float()
-        self.weights = sampler_weights(exp, dataset.labels)
+        self.weights = sampling.sampler_weights(exp.sampler, dataset.labels, exp.settings.power)
         self.loss = build_loss(exp, dataset.labels).to(device) if exp.loss != "none" else None
         self.contrastive = losses.ContrastiveLoss() if exp.contrastive else None
         # CLIP logits are all positive; element-wise losses on σ(x) need a bias to call anything absent. BAL divides
@@ -125,7 +122,7 @@ class Learner:
         return encode_text(self.model, self.label_tokens, normalize=True)
 
     def terms(self, images: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The loss terms of one batch, as weighted in the total: images (B, 3, H, W) uint8, their training rows (B,)."""
+        """One batch's loss terms, as weighted in the total: images (B, 3, H, W) uint8, their training rows (B,)."""
         image_features = self.encode_image(images)  # (B, D)
         tokens, caption_rows = self.label_tokens, None
         if self.contrastive:  # labels and the batch's distinct captions in one pass of the text tower
@@ -149,40 +146,10 @@ class Learner:
         logits, _ = predict(self, images)
         logits, targets = torch.from_numpy(logits).to(self.device), self.targets.to(self.device)
         with torch.no_grad():
-            fitted = minimize_scalar(lambda b: float(self.loss(logits + b, targets)), bounds=(-60, 20), method="bounded")
+            fitted = minimize_scalar(
+                lambda b: float(self.loss(logits + b, targets)), bounds=(-60, 20), method="bounded"
+            )
             self.bias.fill_(fitted.x)
-
-
-@dataclass
-class Judge:
-    """Evaluates one split: keeps its images, and the logits and features of the last call."""
-
-    split: LongTailDataset
-    profile: Profile
-    learner: Learner
-
-    def __post_init__(self):
-        self.images = torch.from_numpy(self.split.images(size=self.profile.image_size)).permute(0, 3, 1, 2)
-
-    def __call__(self) -> dict:
-        """Metrics by softmax scores, as the release scores every method (release line 16)."""
-        self.logits, self.features = predict(self.learner, self.images)
-        return multilabel_report(softmax(self.logits), self.split.labels, self.split.groups)
-
-
-def predict(learner: Learner, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, C) and normalised image features (N, D), in evaluation mode; label features are computed once."""
-    learner.model.eval()
-    with torch.inference_mode():
-        labels, scale = learner.label_features(), learner.model.logit_scale.exp()
-        features = torch.cat([learner.encode_image(batch) for batch in images.split(EVALUATION_BATCH)])
-        return (scale * features @ labels.T).cpu().numpy(), features.cpu().numpy()
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over classes, in float64: (N, C) to (N, C)."""
-    shifted = np.exp(np.asarray(logits, dtype=np.float64) - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def build_loss(exp: Experiment, labels: np.ndarray) -> nn.Module:
@@ -200,48 +167,6 @@ def build_loss(exp: Experiment, labels: np.ndarray) -> nn.Module:
             s.label_smoothing, smooth_negatives=exp.smooth_negatives),
     }  # fmt: skip
     return builders[exp.loss]()
-
-
-def sampler_weights(exp: Experiment, labels: np.ndarray) -> np.ndarray | None:
-    """(N,) weights of the sampler that ``exp`` names; None for a plain shuffle."""
-    return {
-        "uniform": lambda: None,
-        "class-aware": lambda: sampling.class_aware_weights(labels),
-        "inverse-frequency": lambda: sampling.inverse_frequency_weights(labels),
-        "power": lambda: sampling.sample_weights(labels, exp.settings.power),
-    }[exp.sampler]()
-
-
-# ── the matrix ──────────────────────────────────────────────────────────────────────────────────
-
-
-def run_matrix(
-    experiments: list[Experiment], profile: Profile, data: StudyData, *, jobs: int = -1, overwrite: bool = False,
-    folder: Path | None = None, evaluate_test: bool = True,
-) -> Iterator[Record]:  # fmt: skip
-    """Run the experiments that are not finished yet, several at a time on a CPU, and yield every record.
-
-    Args:
-        jobs: processes at a time; -1 is one per core but at most four. On a GPU runs go one by one.
-    """
-    folder = folder or results_dir(profile.folder) / "runs"
-    done = [e for e in experiments if is_finished(folder / e.run_id) and not overwrite]
-    todo = [e for e in experiments if e not in done]
-    print(f"{len(done)} of {len(experiments)} runs are finished already, {len(todo)} to do", flush=True)
-    for exp in done:
-        yield load_record(folder / exp.run_id)
-    if torch.cuda.is_available():
-        jobs = 1
-    elif jobs == -1:
-        jobs = min(joblib.cpu_count(), 4)
-    work = (joblib.delayed(train)(exp, profile, data, folder, overwrite=overwrite, evaluate_test=evaluate_test,
-                                  progress=jobs == 1) for exp in todo)  # fmt: skip
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    with tqdm(total=len(todo), desc=f"{jobs} at a time", unit="run", disable=not todo) as bar:
-        for record in parallel(work):
-            bar.update()
-            bar.set_postfix_str(f"{METHODS[record.experiment.method].title}, seed {record.experiment.seed}")
-            yield record
 
 
 # ── one epoch ───────────────────────────────────────────────────────────────────────────────────
@@ -279,7 +204,6 @@ def _train_epoch(learner: Learner, images: torch.Tensor, epoch: int, progress: b
         bar.set_postfix(loss=f"{loss.item():.3f}")
     learner.schedule.step()
     row |= {name: total / len(batches) for name, total in sums.items()}
-    row["logit_scale"] = learner.model.logit_scale.exp().item()
     row["bias"] = learner.bias.item()
     row["train_seconds"] = time.perf_counter() - start
     return row
@@ -295,37 +219,6 @@ def _gradient_shares(terms: dict[str, torch.Tensor], parameters: list[nn.Paramet
     norms = {f"{name}_gradient_norm": g.norm().item() for name, g in flat.items()}
     cosine = nn.functional.cosine_similarity(*flat.values(), dim=0).item()
     return {**norms, "gradient_cosine": cosine}
-
-
-@dataclass
-class _Kept:
-    summary: dict
-    logits: np.ndarray
-    features: np.ndarray
-
-
-def _keep(best: dict[str, _Kept], row: dict, judged: dict[str, Judge], exp: Experiment) -> None:
-    """Keep this epoch for the protocols that choose it: best on test; and clean, best on validation, else the last."""
-    if "test" in judged and ("best-on-test" not in best or row["test_mAP"] > best["best-on-test"].summary["mAP"]):
-        best["best-on-test"] = _summary(row, judged)
-    previous = best.get("clean")
-    if "validation" not in judged or previous is None or row["validation_mAP"] > previous.summary["validation_mAP"]:
-        best["clean"] = _summary(row, judged)
-
-
-def _summary(row: dict, judged: dict[str, Judge]) -> _Kept:
-    judge = judged.get("test") or judged["validation"]
-    report = multilabel_report(softmax(judge.logits), judge.split.labels, judge.split.groups)
-    raw = multilabel_report(judge.logits, judge.split.labels, judge.split.groups)
-    summary = {
-        "epoch": row["epoch"], "split": "test" if "test" in judged else "validation",
-        "validation_mAP": row.get("validation_mAP"), **{name: report[name] for name in GROUP_METRICS},
-        "auroc": report["auroc"], "num_left_out": report["num_left_out"],
-        "raw_logits": {name: raw[name] for name in GROUP_METRICS},  # the same without softmax
-        "distances": dict(centroid_distances(judge.features, judge.split.labels)),
-        "per_class_ap": report["per_class_ap"].tolist(),
-    }  # fmt: skip
-    return _Kept(summary, judge.logits.astype(np.float32), judge.features.astype(np.float32))
 
 
 def _describe(data: StudyData) -> dict:

@@ -35,7 +35,8 @@ def test_outputs_are_stripped(notebook):
     for cell in code(notebook):
         assert cell.outputs == [] and cell.execution_count is None
         assert set(cell.metadata) <= {"tags"}
-    assert set(notebook.metadata) == {"kernelspec"}
+    assert notebook.metadata.get("language_info", {"name": "python"}) == {"name": "python"}
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
 
 
 def test_any_python_3_kernel_runs_it(notebook):

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lmclip.longtail import ClassGroups, LongTailBuild
 from lmclip.plots.style import GROUP_COLOURS
 
 INK, FAINT = "#222222", "#d0d0d0"
+PLAIN = FuncFormatter(lambda value, _: f"{abs(value):g}")
 MANY = 40  # more classes than this, and their names no longer fit under bars
 
 
@@ -24,13 +26,16 @@ def draw_counts(
     ranks = np.arange(len(order))
     axis.bar(ranks, ordered, color=np.array(_colours(groups, len(order)))[order], width=0.8)
     axis.step(ranks, reference, where="mid", color=INK, lw=1.4)
-    axis.annotate("Pareto reference", (ranks[1], reference[1]), (14, 6), textcoords="offset points", color=INK)
+    axis.annotate("Pareto reference", (ranks[1], reference[1]), (14, 4), textcoords="offset points", color=INK)
     if len(order) <= MANY:
         for rank, count in enumerate(ordered):
-            axis.text(rank, count * 1.06, count, ha="center", va="bottom", fontsize=7.5, color=INK, backgroundcolor="w")
+            ink = INK if order[rank] in groups.tail else "w"
+            axis.text(rank, count * 0.9, count, ha="center", va="top", fontsize=8, color=ink,
+                      rotation=0 if len(order) <= 20 else 90)  # fmt: skip
     _name_ranks(axis, class_names, order)
+    axis.margins(x=0.01)
     axis.set(yscale="log", ylim=(0.7, reference[0] * 2), ylabel="training images (log)")
-    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_major_formatter(PLAIN)
     _name_groups(axis, groups)
     met = int((ordered == reference).sum())
     worst = int(np.argmin(ordered / reference))
@@ -48,26 +53,36 @@ def draw_walk(build: LongTailBuild, class_names: Sequence[str], groups: ClassGro
         The axes, an array of two rows.
     """
     num_classes = len(build.order)
-    visits = np.unique(np.geomspace(1, num_classes, panels).round().astype(int)) - 1
+    # Closer together at the head, where a visit moves most.
+    visits = np.unique((np.linspace(0, 1, panels) ** 1.5 * (num_classes - 1)).round().astype(int))
     figure, axes = plt.subplots(2, -(-len(visits) // 2), figsize=(11, 5), sharex=True, sharey=True)
     colours = np.array(_colours(groups, num_classes))[build.order]
-    ranks = np.arange(num_classes)
+    ranks = np.arange(1, num_classes + 1)
     for axis, visit in zip(axes.flat, visits, strict=False):
         heights = build.trace.counts[visit][build.order]
-        axis.bar(ranks, heights, color=np.where(ranks <= visit, colours, FAINT), width=1.0, edgecolor="w", lw=0.3)
+        axis.bar(ranks, heights, color=np.where(ranks <= visit + 1, colours, FAINT), width=1.0, edgecolor="w", lw=0.3)
         axis.step(ranks, build.reference, where="mid", color=INK, lw=1.1)
-        axis.plot(visit, build.reference[visit], "v", color=INK, ms=6, clip_on=False)
+        axis.plot(visit + 1, build.reference[visit], "v", color=INK, ms=6, clip_on=False)
         steps = build.trace.action[build.trace.visit == visit]
-        moved = f"{steps.sum():+d} images" if len(steps) else "nothing to do"
+        moved = f"{steps.sum():+d} images".replace("-", "−") if len(steps) else "nothing to do"
         axis.set_title(f"visit {visit + 1}: {class_names[build.order[visit]]}, {moved}", fontsize=9.5)
         axis.set_yscale("symlog", linthresh=1)
         axis.set_ylim(0, build.reference[0] * 2)
-        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_major_formatter(PLAIN)
     for axis in axes.flat[len(visits) :]:
         axis.set_axis_off()
     figure.supxlabel("class, by rank of visit", fontsize=10)
     figure.supylabel("images so far (log)", fontsize=10)
-    figure.suptitle("The walk from head to tail: black line the reference, grey the classes still to be visited")
+    first = axes.flat[0]
+    first.annotate("reference", (num_classes * 0.3, build.reference[int(num_classes * 0.3)]), (10, 12),
+                   textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
+    first.text(num_classes * 0.55, 0.4, "not visited yet", ha="center", fontsize=9, color=INK)
+    from_here = build.trace.visit[build.trace.action > 0].max() + 2  # the visit after the last that added, from 1
+    figure.suptitle(
+        f"From visit {from_here} of {num_classes} on, no class lacks images when its turn comes"
+        if from_here <= num_classes
+        else "The walk from head to tail"
+    )
     return axes
 
 
@@ -83,8 +98,9 @@ def draw_moves(build: LongTailBuild, class_names: Sequence[str]) -> Axes:
     axis.text(num_classes - 0.5, added.max() * 0.12, "added", ha="right")
     axis.text(num_classes - 0.5, -removed.max() * 1.25, "removed", ha="right", va="top")
     axis.set(yscale="symlog", ylabel="images moved (symmetric log)", ylim=(-removed.max() * 4 - 1, added.max() * 2))
-    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_major_formatter(PLAIN)
     _name_ranks(axis, class_names, build.order)
+    axis.margins(x=0.01)
     axis.set_title(
         f"{(added > 0).sum()} of {num_classes} visits add images; {(removed > 0).sum()} remove some, "
         "because earlier classes brought too many"
@@ -92,68 +108,83 @@ def draw_moves(build: LongTailBuild, class_names: Sequence[str]) -> Axes:
     return axis
 
 
-def draw_cooccurrence(matrices: Mapping[str, np.ndarray], class_names: Sequence[str], order: np.ndarray) -> np.ndarray:
+def draw_cooccurrence(
+    matrices: Mapping[str, np.ndarray], class_names: Sequence[str], order: np.ndarray, groups: ClassGroups
+) -> np.ndarray:
     """Conditional co-occurrence P[i, j] of each titled (C, C) matrix, both axes in ``order``, on one colour scale.
 
     Returns:
         The axes, one per matrix.
     """
-    figure, axes = plt.subplots(1, len(matrices), figsize=(5.4 * len(matrices), 5.2), squeeze=False)
+    size = (1.5 + 4.6 * len(matrices), 5.8)
+    figure, axes = plt.subplots(1, len(matrices), figsize=size, squeeze=False, layout="compressed")
     for axis, (title, matrix) in zip(axes[0], matrices.items(), strict=True):
         shown = matrix[np.ix_(order, order)].astype(float)
         np.fill_diagonal(shown, np.nan)  # a class always comes with itself
-        image = axis.imshow(shown, vmin=0, vmax=1, cmap="cividis_r")
-        axis.set_title(title)
-        axis.set_xlabel("comes with class j")
+        image = axis.imshow(shown, vmin=0, vmax=1, cmap="Blues")
+        axis.set(title=title, xlabel="also shows class j", facecolor=FAINT)
         _name_ranks(axis, class_names, order)
-        _name_ranks(axis, class_names, order, vertical=True)
-    axes[0, 0].set_ylabel("an image of class i")
+        _name_ranks(axis, class_names, order, vertical=axis is axes[0, 0])
+    axes[0, 0].set_ylabel("of the images with class i")
+    for axis in axes[0, 1:]:
+        axis.set_yticks([])
     bar = figure.colorbar(image, ax=axes, shrink=0.7, format=PercentFormatter(xmax=1))
-    bar.set_label("share of class i's images, P[i, j]")
+    bar.set_label("share, P[i, j]")
+    shares = [f"{matrix[groups.tail, order[0]].mean():.0%} ({title})" for title, matrix in matrices.items()]
+    figure.suptitle(f"Images of a tail class that also show {class_names[order[0]]}: {', '.join(shares)}")
     return axes[0]
 
 
-def draw_shortfall(
-    build: LongTailBuild, control: LongTailBuild, class_names: Sequence[str], groups: ClassGroups
-) -> Axes:
-    """Images kept as a share of the reference, class by class, beside a control drawn from one label per image."""
-    share = build.counts[build.order] / build.reference
-    control_share = control.counts[control.order] / control.reference
-    ranks = np.arange(len(share))
+def draw_shortfall(build: LongTailBuild, class_names: Sequence[str], groups: ClassGroups) -> Axes:
+    """How far later visits moved each class off the reference that its own visit had met, by who was visited."""
+    num_classes = len(build.order)
+    # (C, C): change of the class at rank k during visit v, the later visits only.
+    changes = np.triu(np.diff(build.trace.counts, axis=0, prepend=0)[:, build.order].T, k=1) / build.reference[:, None]
     _, axis = plt.subplots(figsize=(10, 3.8))
-    colours = np.array(_colours(groups, len(share)))[build.order]
-    axis.vlines(ranks, share, 1, color=FAINT, lw=2)
-    axis.plot(ranks, control_share, "o", mfc="w", mec=INK, ms=7, label="one label per image (control)")
-    axis.scatter(ranks, share, c=colours, s=42, edgecolor=INK, lw=0.6, zorder=3, label="several labels per image")
-    axis.set(ylabel="images kept / reference", ylim=(0, 1.25))
+    ups, downs, ranks = np.zeros(num_classes), np.zeros(num_classes), np.arange(num_classes)
+    for group, colour in GROUP_COLOURS.items():
+        change = changes[:, np.isin(build.order, getattr(groups, group))]
+        up, down = change.clip(min=0).sum(axis=1), change.clip(max=0).sum(axis=1)
+        axis.bar(ranks, up, bottom=ups, color=colour, width=0.8, edgecolor="w", lw=0.5)
+        axis.bar(ranks, down, bottom=downs, color=colour, width=0.8, edgecolor="w", lw=0.5)
+        ups, downs = ups + up, downs + down
+    axis.plot(ranks, ups + downs, "D", color="w", mec=INK, ms=5, label="where the class ends")
+    axis.axhline(0, color=INK, lw=1)
     axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    axis.legend(loc="lower right")
+    axis.set_ylabel("moved by later visits\n(share of the reference)")
+    handles = [Patch(color=colour, label=f"visits to {group} classes") for group, colour in GROUP_COLOURS.items()]
+    axis.legend(handles=[*handles, *axis.get_legend_handles_labels()[0]], loc="lower right", ncols=2)
     _name_ranks(axis, class_names, build.order)
-    exact = int((control_share == 1).sum())
-    axis.set_title(
-        f"With one label per image {exact} of {len(share)} classes meet the curve; "
-        f"with several, {int((share == 1).sum())} do"
-    )
+    axis.margins(x=0.01, y=0.08)
+    axis.use_sticky_edges = False
+    met = int((build.trace.counts[ranks, build.order] == build.reference).sum())
+    lost = {
+        group: changes.clip(max=0)[:, np.isin(build.order, getattr(groups, group))].sum() for group in GROUP_COLOURS
+    }
+    most = min(lost, key=lost.get)
+    axis.set_title(f"{met} of {num_classes} visits meet their reference; later visits, most to {most} classes, undo it")
     return axis
 
 
-def draw_samples(rows: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> np.ndarray:
+def draw_samples(rows: Mapping[str, tuple[np.ndarray, Sequence[str]]], title: str) -> np.ndarray:
     """Images with their captions, a row of them for each group: group → ((n, H, W, 3) images, n captions).
 
     Returns:
         The axes, one row per group.
     """
     columns = max(len(captions) for _, captions in rows.values())
-    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, 2.3 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.75 * columns, 2.2 * len(rows)), squeeze=False)
     for line, (group, (images, captions)) in zip(axes, rows.items(), strict=True):
         for axis in line:
             axis.set_axis_off()
         for axis, image, caption in zip(line, images, captions, strict=False):
             axis.imshow(image)
-            axis.set_title(textwrap.fill(caption, 22), fontsize=8, loc="center", weight="normal", y=-0.04, va="top")
+            axis.text(
+                0.5, -0.04, textwrap.fill(caption, 24), transform=axis.transAxes, ha="center", va="top", fontsize=8
+            )
         line[0].text(-0.12, 0.5, group, transform=line[0].transAxes, rotation=90, va="center", ha="right",
                      weight="bold", color=GROUP_COLOURS[group])  # fmt: skip
-    figure.suptitle("Every image of a rare class is an image of other classes too", x=0.02, ha="left")
+    figure.suptitle(title)
     return axes
 
 
@@ -176,12 +207,9 @@ def _name_ranks(axis: Axes, class_names: Sequence[str], order: np.ndarray, verti
         axis.set_yticks(ticks, names, fontsize=size)
     else:
         axis.set_xticks(ticks, names, rotation=90, fontsize=size)
-        axis.set_xlim(-0.7, len(order) - 0.3)
 
 
 def _name_groups(axis: Axes, groups: ClassGroups) -> None:
-    """Names the colours in the free corner, with the number of classes of each group."""
-    for line, (group, colour) in enumerate(GROUP_COLOURS.items()):
-        text = f"{group}: {len(getattr(groups, group))} classes"
-        place = {"xycoords": "axes fraction", "xytext": (-8, -10 - 16 * line), "textcoords": "offset points"}
-        axis.annotate("■ " + text, (1, 1), ha="right", color=colour, weight="bold", **place)
+    """Names the colours, with the number of classes of each group."""
+    labels = {group: f"{group}: {len(getattr(groups, group))} classes" for group in GROUP_COLOURS}
+    axis.legend(handles=[Patch(color=colour, label=labels[group]) for group, colour in GROUP_COLOURS.items()])

@@ -5,10 +5,12 @@ autograd, never from a formula written again here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from ipywidgets import FloatSlider, Image, VBox
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -38,8 +40,10 @@ def loss_curve(
     return terms.detach().numpy(), gradient[:, column].numpy()
 
 
-def draw_step(after: nn.Module, before: nn.Module | None, names: Sequence[str], title: str, num_classes: int = 1):
-    """Loss and gradient against p of ``after`` in black and of ``before`` in grey; names are (after, before).
+def draw_step(
+    after: nn.Module, before: nn.Module | None, names: Sequence[str], title: str, column: int = 0, num_classes: int = 1
+):
+    """Loss and gradient of one class against p, of ``after`` in black and of ``before`` in grey; names likewise.
 
     Returns:
         The two axes: loss, gradient.
@@ -47,7 +51,9 @@ def draw_step(after: nn.Module, before: nn.Module | None, names: Sequence[str], 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.3))
     for loss, colour, width in ((before, FAINT, 2.2), (after, INK, 1.6)):
         for target in (1, 0) if loss is not None else ():
-            for axis, values in zip(axes, loss_curve(loss, target, num_classes=num_classes), strict=True):
+            for axis, values in zip(
+                axes, loss_curve(loss, target, column=column, num_classes=num_classes), strict=True
+            ):
                 axis.plot(PROBABILITIES, values, LINE[target], color=colour, lw=width)
     axes[0].set(xlabel=P_LABEL, ylabel="loss L (per element)", ylim=(0, 4))
     axes[1].set(xlabel=P_LABEL, ylabel=FORCE_LABEL)
@@ -59,24 +65,28 @@ def draw_step(after: nn.Module, before: nn.Module | None, names: Sequence[str], 
 
 
 def draw_classes(losses: Mapping[str, nn.Module], columns: Mapping[str, int], num_classes: int, title: str):
-    """Gradient on a positive against p for one class per group, one panel per loss; ``columns`` maps group to class.
+    """Loss (above) and gradient (below) of a positive against p for one class per group, one column per loss.
+
+    ``columns`` maps a group's name to the class that stands for it.
 
     Returns:
-        One axes per loss.
+        The axes, two rows.
     """
-    figure, axes = plt.subplots(1, len(losses), figsize=(4.5 * len(losses), 3.3), squeeze=False, sharey=True)
-    for axis, (name, loss) in zip(axes[0], losses.items(), strict=True):
+    figure, axes = plt.subplots(2, len(losses), figsize=(4.5 * len(losses), 5.4), sharex=True, sharey="row")
+    for above, below, (name, loss) in zip(*axes, losses.items(), strict=True):
         ends = {}
         for group, column in columns.items():
-            _, gradient = loss_curve(loss, 1, column=column, num_classes=num_classes)
-            axis.plot(PROBABILITIES, gradient, color=GROUP_COLOURS[group], lw=1.8)
+            value, gradient = loss_curve(loss, 1, column=column, num_classes=num_classes)
+            above.plot(PROBABILITIES, value, color=GROUP_COLOURS[group], lw=1.8)
+            below.plot(PROBABILITIES, gradient, color=GROUP_COLOURS[group], lw=1.8)
             ends[group] = gradient[0]
-        _label_ends(axis, ends)
-        axis.set(xlabel=P_LABEL, title=name, xlim=(-0.3, 1))
-        axis.set_xticks(np.linspace(0, 1, 6))
-    axes[0, 0].set_ylabel(FORCE_LABEL + ", positives")
+        _label_ends(below, ends)
+        above.set(title=name, xlim=(-0.3, 1), ylim=(0, 4))
+        below.set(xlabel=P_LABEL, xticks=np.linspace(0, 1, 6))
+    axes[0, 0].set_ylabel("loss L, positives")
+    axes[1, 0].set_ylabel("gradient ∂L/∂x, positives")
     figure.suptitle(title)
-    return axes[0]
+    return axes
 
 
 def draw_reach(cosines: Tensor, scale: float, highest: float, title: str) -> Axes:
@@ -105,8 +115,9 @@ def draw_forces(forces: Mapping[str, np.ndarray], title: str) -> Axes:
     rng = np.random.default_rng(0)
     for row, values in enumerate(forces.values()):
         jitter = row + rng.uniform(-0.22, 0.22, len(values))
-        axis.plot(values, jitter, ".", color=INK, ms=2.5, alpha=0.35, rasterized=True)
-        axis.plot([np.median(values)] * 2, [row - 0.36, row + 0.36], color=GROUP_COLOURS["tail"], lw=2.5)
+        axis.plot(values, jitter, ".", color="#8a8a8a", ms=2.5, alpha=0.35, rasterized=True)
+        axis.plot([np.median(values)] * 2, [row - 0.36, row + 0.36], color="w", lw=5)
+        axis.plot([np.median(values)] * 2, [row - 0.36, row + 0.36], color=INK, lw=2.2)
     axis.axvline(0, color=FAINT, lw=0.8, zorder=0)
     axis.set_yticks(range(len(forces)), forces)
     axis.invert_yaxis()
@@ -116,16 +127,16 @@ def draw_forces(forces: Mapping[str, np.ndarray], title: str) -> Axes:
     return axis
 
 
-def draw_negatives(losses: Mapping[str, nn.Module], reach: tuple[float, float], title: str) -> Axes:
+def draw_negatives(losses: Mapping[str, nn.Module], reach: tuple[float, float], num_classes: int, title: str) -> Axes:
     """Gradient on a negative against p on a logarithmic axis, the range of p that BAL can reach shaded."""
     _, axis = plt.subplots(figsize=(7, 3.5))
     axis.axvspan(*reach, color="#eeeeee", zorder=0)
     for style, (name, loss) in zip(("-", "--", ":"), losses.items(), strict=False):
-        _, gradient = loss_curve(loss, 0)
+        _, gradient = loss_curve(loss, 0, num_classes=num_classes)
         axis.plot(PROBABILITIES, np.where(gradient > 0, gradient, np.nan), style, color=INK, lw=1.6, label=name)
     axis.set(xlabel=P_LABEL, ylabel=FORCE_LABEL + ", negatives", yscale="log", ylim=(1e-6, 8), title=title)
     axis.text(np.mean(reach), 2e-6, "p that BAL can reach", ha="center", size="small")
-    axis.legend(loc="upper left", frameon=False)
+    axis.legend(loc="upper left")
     return axis
 
 
@@ -136,30 +147,70 @@ def draw_equal_captions(advantage: np.ndarray, forces: Mapping[str, np.ndarray],
         axis.plot(advantage, values, style, color=INK, lw=1.8)
         axis.annotate(name, (advantage[-1], values[-1]), xytext=(-4, 8), textcoords="offset points", ha="right")
     axis.axhline(0, color=FAINT, lw=0.8, zorder=0)
+    axis.set_ylim(axis.get_ylim())
     axis.axhspan(axis.get_ylim()[0], 0, color="#f4f4f4", zorder=0)
     axis.set(xlabel="the image's cosine to that caption, minus the other image's", title=title)
-    axis.set_ylabel("pull towards its caption\n(− pushed away), × batch")
+    axis.set_ylabel("pull towards its caption, × batch / τ\n(below 0: pushed away)")
     return axis
 
 
-def draw_settings(make_loss: Callable[..., nn.Module], variations: Mapping[str, Sequence[float]], symbols: dict, title):
-    """Gradient against p for three values of each setting, the others as released: one panel per setting.
+def draw_settings(
+    make_loss: Callable[..., nn.Module],
+    variations: Mapping[str, Sequence[float]],
+    symbols: Mapping[str, str],
+    column: int,
+    num_classes: int,
+    title: str,
+):
+    """Gradient of one class against p for three values of each setting, the others as they are: one panel each.
 
     ``make_loss(**{setting: value})`` returns a module with reduction "none"; curves darken as the value grows.
+
+    Returns:
+        One axes per setting.
     """
     figure, axes = plt.subplots(1, len(variations), figsize=(2.6 * len(variations), 3.2), sharey=True)
     for axis, (setting, values) in zip(axes, variations.items(), strict=True):
         for value, colour in zip(values, ("#c0c0c0", "#808080", "#111111"), strict=True):
             loss = make_loss(**{setting: value})
             for target in (1, 0):
-                axis.plot(PROBABILITIES, loss_curve(loss, target)[1], LINE[target], color=colour, lw=1.5)
+                _, gradient = loss_curve(loss, target, column=column, num_classes=num_classes)
+                axis.plot(PROBABILITIES, gradient, LINE[target], color=colour, lw=1.5)
             axis.plot([], [], color=colour, label=f"{value:g}")
-        axis.legend(title=symbols[setting], loc="lower right", frameon=False, handlelength=1)
-        axis.set(xlabel="p")
+        axis.legend(title=symbols[setting], loc="lower right", handlelength=1)
+        axis.set(xlabel=P_LABEL)
         axis.axhline(0, color=FAINT, lw=0.6, zorder=0)
     axes[0].set_ylabel(FORCE_LABEL)
     figure.suptitle(title)
     return axes
+
+
+def slider_panel(
+    draw: Callable[..., Axes], sliders: Mapping[str, tuple[float, float]], names: Mapping[str, str]
+) -> VBox:
+    """Sliders over a figure: ``draw(**values)`` is called again at every move and returns the axes of a new figure.
+
+    ``sliders`` maps a keyword of ``draw`` to its (start, maximum), from 0 on; ``names`` to what stands beside it. The
+    figure goes into an image widget: ``ipywidgets.interact``'s output widget now and then stalls a page that is
+    executed without a browser.
+    """
+    picture = Image(format="png")
+    moving = {
+        key: FloatSlider(start, min=0, max=highest, step=0.01, description=names[key], continuous_update=False)
+        for key, (start, highest) in sliders.items()
+    }
+
+    def redraw(_change: object = None) -> None:
+        figure = np.ravel(draw(**{key: slider.value for key, slider in moving.items()}))[0].figure
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png", dpi=100)
+        plt.close(figure)
+        picture.value = buffer.getvalue()
+
+    for slider in moving.values():
+        slider.observe(redraw, "value")
+    redraw()
+    return VBox([*moving.values(), picture])
 
 
 def _name_kinds(axis: Axes) -> None:

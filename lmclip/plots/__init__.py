@@ -1,0 +1,1 @@
+"""Figures: one function per figure, one module per notebook, one style for all."""

@@ -1,0 +1,111 @@
+"""Tables of the study: how records become rows, verdicts and files (CSV, Markdown, LaTeX)."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lmclip.metrics import paired_bootstrap
+from lmclip.paths import atomic_write, results_dir
+from lmclip.records import GROUP_METRICS, Record
+
+HEADINGS = {"mAP": "mAP", "mAP_head": "head", "mAP_medium": "medium", "mAP_tail": "tail"}
+
+
+def main_table(frame: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """One row per method, in percent: every seed's mAP, and "mean (lowest to highest)" of all four mAP values.
+
+    Args:
+        frame: rows of ``records.to_frame``.
+        protocol: one of ``records.PROTOCOLS``; protocols are never mixed in a table.
+    """
+    chosen = frame[frame["protocol"] == protocol]
+    rows = {}
+    for method, runs in chosen.groupby("method", sort=False):
+        runs = runs.sort_values("seed")
+        rows[method] = {"mAP of each seed": " · ".join(f"{100 * v:.1f}" for v in runs["mAP"])}
+        rows[method] |= {HEADINGS[m]: _mean_and_range(100 * runs[m]) for m in GROUP_METRICS}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def per_class_table(records: list[Record], protocol: str) -> pd.DataFrame:
+    """One row per class: its group, training images, and each method's AP (fraction, mean over seeds)."""
+    data = records[0].data
+    group = {c: name for name, classes in data["groups"].items() for c in classes}
+    columns = {"class": data["class_names"], "images": data["train_counts"]}
+    columns["group"] = [group[c] for c in range(len(data["class_names"]))]
+    for method in dict.fromkeys(r.experiment.method for r in records):
+        runs = [r.protocols[protocol]["per_class_ap"] for r in records if r.experiment.method == method]
+        columns[method] = np.mean(np.array(runs, dtype=float), axis=0)
+    return pd.DataFrame(columns)
+
+
+def compare(
+    ours: dict[int, np.ndarray], rivals: dict[str, dict[int, np.ndarray]], targets: np.ndarray, groups, resamples: int
+) -> pd.DataFrame:
+    """Paired bootstrap over test images of one method against each rival, seed by seed.
+
+    Args:
+        ours: seed → scores (N, C).
+        rivals: name → seed → scores; a rival with one seed (zero-shot) meets every seed of ours.
+        targets: (N, C) 0/1.
+        groups: head, medium and tail classes.
+        resamples: bootstrap resamples.
+
+    Returns:
+        Columns rival, seed, metric, difference, low, high (fractions).
+    """
+    parts = []
+    for rival, runs in rivals.items():
+        for seed, scores in ours.items():
+            other = runs[seed] if seed in runs else next(iter(runs.values()))
+            found = paired_bootstrap(scores, other, targets, groups, resamples, seed)
+            parts.append(found.reset_index().assign(rival=rival, seed=seed))
+    return pd.concat(parts, ignore_index=True)[["rival", "seed", "metric", "difference", "low", "high"]]
+
+
+def verdict(intervals: pd.DataFrame) -> str:
+    """What intervals of a claimed difference say: the claim holds when every seed's interval lies above zero.
+
+    Returns:
+        "supported", "contradicted" (every interval below zero), or "not shown".
+    """
+    if (intervals["low"] > 0).all():
+        return "supported"
+    return "contradicted" if (intervals["high"] < 0).all() else "not shown"
+
+
+def save_table(table: pd.DataFrame, folder: str, name: str, caption: str, digits: int = 3) -> list[Path]:
+    """Write ``results/<folder>/tables/<name>`` as .csv, .md and .tex; all three say the same.
+
+    Args:
+        table: the table; its index is the first column.
+        folder: results folder of the profile (``Profile.folder``).
+        name: file name without ending.
+        caption: one sentence; a protocol, where there is one, is named in it.
+        digits: decimals of floating-point columns.
+    """
+    texts = {"csv": table.to_csv(float_format=f"%.{digits + 2}f"),
+             "md": f"{caption}\n\n{table.to_markdown(floatfmt=f'.{digits}f')}\n",
+             "tex": _latex(table, caption, digits)}  # fmt: skip
+    files = []
+    for ending, text in texts.items():
+        files.append(results_dir(folder) / "tables" / f"{name}.{ending}")
+        with atomic_write(files[-1]) as file:
+            file.write(text.encode())
+    return files
+
+
+def _latex(table, caption, digits):
+    buffer = io.StringIO()
+    style = table.reset_index().style.hide(axis="index").format(precision=digits, escape="latex")
+    style = style.format_index(escape="latex", axis=1)
+    style.to_latex(buffer, hrules=True, caption=caption.replace("%", r"\%"), position_float="centering")
+    return buffer.getvalue()
+
+
+def _mean_and_range(values: pd.Series) -> str:
+    if len(values) == 1:
+        return f"{values.iloc[0]:.1f}"
+    return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})"

@@ -74,6 +74,16 @@ def difficulty(profile: str = "glyph", jobs: int = -1) -> None:
 
 
 @app.command
+def readme() -> None:
+    """Copy the verdicts and the main table of results/glyph into README.md."""
+    from lmclip.paths import ROOT
+    from lmclip.tables import fill_readme
+
+    path = ROOT / "README.md"
+    path.write_text(fill_readme(path.read_text(), "glyph"))
+
+
+@app.command
 def pretrain(
     folder: Path,
     seed: int = 0,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import joblib
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lmclip.config import METHODS, Experiment, Profile
 from lmclip.datasets import StudyData

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lmclip import glyphs
 from lmclip.config import load_profile

@@ -109,3 +109,13 @@ def _mean_and_range(values: pd.Series) -> str:
     if len(values) == 1:
         return f"{values.iloc[0]:.1f}"
     return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})"
+
+
+def fill_readme(readme: str, folder: str) -> str:
+    """``readme`` with the blocks between its markers replaced by the verdicts and the clean main table of ``folder``."""
+    for block, name in (("claims", "claims"), ("main", "main_clean")):
+        table = (results_dir(folder) / "tables" / f"{name}.md").read_text()
+        begin, end = f"<!-- {block}: begin (lmclip readme) -->\n", f"<!-- {block}: end -->"
+        before, rest = readme.split(begin)
+        readme = before + begin + table + rest[rest.index(end) :]
+    return readme

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lmclip import losses, sampling
 from lmclip.config import METHODS, Experiment, Profile

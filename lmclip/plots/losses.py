@@ -73,16 +73,17 @@ def draw_classes(losses: Mapping[str, nn.Module], columns: Mapping[str, int], nu
         The axes, two rows.
     """
     figure, axes = plt.subplots(2, len(losses), figsize=(4.5 * len(losses), 5.4), sharex=True, sharey="row")
-    for above, below, (name, loss) in zip(*axes, losses.items(), strict=True):
-        ends = {}
+    ends = [{} for _ in losses]
+    for above, below, (name, loss), starts in zip(*axes, losses.items(), ends, strict=True):
         for group, column in columns.items():
             value, gradient = loss_curve(loss, 1, column=column, num_classes=num_classes)
             above.plot(PROBABILITIES, value, color=GROUP_COLOURS[group], lw=1.8)
             below.plot(PROBABILITIES, gradient, color=GROUP_COLOURS[group], lw=1.8)
-            ends[group] = gradient[0]
-        _label_ends(below, ends)
+            starts[group] = gradient[0]
         above.set(title=name, xlim=(-0.3, 1), ylim=(0, 4))
         below.set(xlabel=P_LABEL, xticks=np.linspace(0, 1, 6))
+    for below, starts in zip(axes[1], ends, strict=True):  # only now is their common height known
+        _label_starts(below, starts)
     axes[0, 0].set_ylabel("loss L, positives")
     axes[1, 0].set_ylabel("gradient ∂L/∂x, positives")
     figure.suptitle(title)
@@ -98,7 +99,7 @@ def draw_reach(cosines: Tensor, scale: float, highest: float, title: str) -> Axe
     x = torch.linspace(-0.05, highest, 200)
     axis.plot(x, torch.sigmoid(scale * x), color=FAINT, lw=2.2)
     axis.plot(x, torch.sigmoid(x / highest), color=INK, lw=1.8)
-    axis.plot(cosines, torch.full_like(cosines, 0.02), "|", color=INK, ms=7, alpha=0.5)
+    axis.plot(cosines, torch.full_like(cosines, 0.02), "|", color=INK, ms=7, alpha=0.5, rasterized=True)
     axis.text(highest * 0.45, 0.94, f"σ({scale:.0f} · cosine)", color="#7a7a7a", va="top")
     axis.text(highest * 0.45, 0.565, "σ(cosine / largest cosine)", va="top")
     axis.text(highest, 0.06, "cosines of one batch", ha="right")
@@ -226,11 +227,11 @@ def _name_lines(axis: Axes, names: Sequence[str]) -> None:
         axis.text(0.5, 0.95 - 0.1 * row, name, color=colour, transform=axis.transAxes, ha="center", va="top")
 
 
-def _label_ends(axis: Axes, ends: Mapping[str, float]) -> None:
+def _label_starts(axis: Axes, starts: Mapping[str, float]) -> None:
     """Group names left of their curves, pushed apart where the curves start at nearly the same height."""
     low, high = axis.get_ylim()
-    places = sorted(ends, key=ends.get)
-    heights = np.array([ends[group] for group in places])
+    places = sorted(starts, key=starts.get)
+    heights = np.array([starts[group] for group in places])
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + 0.075 * (high - low))
     for group, height in zip(places, heights, strict=True):

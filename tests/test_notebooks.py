@@ -1,0 +1,99 @@
+"""The notebooks themselves, end to end at smoke size, through the command that users call."""
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+
+from lmclip.paths import ROOT, results_dir
+from lmclip.study import STUDY
+from lmclip.tables import fill_readme
+
+
+def lmclip(*arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "lmclip", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def pages(folder):
+    return {path.stem: nbformat.read(path, 4) for path in (folder / "notebooks").glob("*.ipynb")}
+
+
+def text_of(page):
+    outputs = [o for cell in page.cells if cell.cell_type == "code" for o in cell.outputs]
+    return "\n".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/markdown", "")) for o in outputs)
+
+
+def test_the_whole_study_runs_on_glyphs_and_then_has_nothing_to_do(tmp_path):
+    folders = {"LMCLIP_DATA": str(tmp_path / "my data"), "LMCLIP_RESULTS": str(tmp_path / "my results")}
+    run = lmclip("study", "--profile", "glyph", "--smoke", cwd=tmp_path, **folders)
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = tmp_path / "my results" / "glyph-smoke"
+    made = pages(results)
+    assert set(made) == {n.name for n in STUDY if not n.appendix}
+    for page in made.values():
+        assert str(tmp_path) not in nbformat.writes(page) and str(ROOT) not in nbformat.writes(page)
+    claims = pd.read_csv(results / "tables" / "claims.csv")
+    assert set(claims["verdict"]) <= {"supported", "contradicted", "not shown", "supported in part", "not supported"}
+    assert "**Smoke size: these numbers mean nothing.**" in text_of(made["05_results"])
+    again = lmclip("study", "--profile", "glyph", "--smoke", "--from", "01", cwd=tmp_path, **folders)
+    assert again.returncode == 0 and again.stdout.count("up to date, skipped") == 5, again.stdout + again.stderr
+
+
+def test_the_appendix_runs_when_asked_for(tmp_path):
+    folders = {"LMCLIP_DATA": str(tmp_path / "data"), "LMCLIP_RESULTS": str(tmp_path / "results")}
+    run = lmclip("study", "--smoke", "--only", "07", cwd=tmp_path, **folders)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "results" / "glyph-smoke" / "figures" / "07_history.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("profile, images, effective", [("voc", "1,142", "137"), ("coco", "1,909", "608")])
+def test_real_lists_run_without_images(profile, images, effective, reference, tmp_path):
+    folders = {"LMCLIP_DATA": str(reference), "LMCLIP_RESULTS": str(tmp_path)}
+    run = lmclip("study", "--profile", profile, cwd=tmp_path, **folders)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Left out" in run.stdout
+    made = pages(tmp_path / profile)
+    assert set(made) == {n.name for n in STUDY[:4]}
+    told = text_of(made["01_long_tail_construction"]) + text_of(made["02_sampler_analysis"])
+    assert images in told or images.replace(",", "") in told
+    assert effective in told
+
+
+def test_readme_quotes_the_committed_results():
+    text = (ROOT / "README.md").read_text()
+    assert fill_readme(text, "glyph") == text, "results changed: run `lmclip readme`"
+
+
+def test_committed_pages_carry_no_folder_of_a_machine():
+    committed = sorted((ROOT / "results").glob("*/notebooks/*.ipynb"))
+    assert committed
+    for path in committed:
+        assert not any(word in path.read_text() for word in ("/root/", "/home/", "/tmp/", "/Users/", str(ROOT))), path
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("study", "--profile", "imagenet"), "unknown profile 'imagenet'"),
+    (("study", "--only", "42"), "no notebook '42'"),
+    (("study", "-p", "epohcs", "3"), "epohcs"),
+    (("tune", "--profile", "voc"), "no validation images"),
+    (("tune", "--methods", "sgd"), "unknown method 'sgd'"),
+])  # fmt: skip
+def test_bad_input_gets_one_sentence_and_a_status(arguments, message, tmp_path):
+    folders = {"LMCLIP_DATA": str(tmp_path / "data"), "LMCLIP_RESULTS": str(tmp_path / "results")}
+    run = lmclip(*arguments, cwd=tmp_path, **folders)
+    assert run.returncode == 2 and message in run.stderr and "Traceback" not in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_results_dir_is_where_it_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("LMCLIP_RESULTS", str(tmp_path))
+    assert results_dir("glyph") == tmp_path.resolve() / "glyph"

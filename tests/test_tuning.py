@@ -1,0 +1,67 @@
+"""The search: recorded per method, read back, and refusing to be used where it cannot be fair."""
+
+import json
+
+import pytest
+
+from lmclip import tuning
+from lmclip.config import load_profile
+from lmclip.errors import LMCLIPError
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    for name in ("LMCLIP_DATA", "LMCLIP_RESULTS"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr(tuning, "TUNING", tmp_path / "tuning")
+    return load_profile("glyph", smoke=True).model_copy(
+        update={"epochs": 1, "methods": ("zero-shot", "bce"), "learning_rates": (1e-4, 1e-3)}
+    )
+
+
+def test_the_best_validation_rate_is_chosen_and_other_methods_are_kept(profile, tmp_path):
+    trials = tuning.tune(profile, jobs=1)
+    assert list(trials["method"]) == ["BCE", "BCE"] and list(trials["learning_rate"]) == [1e-4, 1e-3]
+    best = trials.loc[trials["validation_mAP"].idxmax(), "learning_rate"]
+    assert tuning.learning_rates(profile) == {"zero-shot": 0.0, "bce": best}
+    tuning.tune(profile, ("bal",), jobs=1)
+    assert set(tuning.load_trials(profile)["method"]) == {"BCE", "BAL"}
+    recorded = tuning.record_difficulty(profile, jobs=1)
+    assert [row["method"] for row in recorded["runs"]] == ["zero-shot", "BCE", "BCE"]
+
+
+def test_a_missing_broken_or_incomplete_record_is_told(profile, tmp_path):
+    with pytest.raises(LMCLIPError, match=r"no search at .*lmclip tune"):
+        tuning.learning_rates(profile)
+    path = tmp_path / "tuning" / "glyph.json"
+    path.parent.mkdir()
+    for text in ("{", "[]", '{"trials": []}'):
+        path.write_text(text)
+        with pytest.raises(LMCLIPError, match=r"glyph\.json is no tuning record"):
+            tuning.learning_rates(profile)
+    path.write_text(json.dumps({"trials": [{"method": "BAL", "learning_rate": 1e-4, "validation_mAP": 0.5}]}))
+    with pytest.raises(LMCLIPError, match="no trials of bce"):
+        tuning.learning_rates(profile)
+
+
+def test_without_validation_images_nothing_is_chosen():
+    with pytest.raises(LMCLIPError, match="no validation images"):
+        tuning.tune(load_profile("voc"))
+    assert set(tuning.learning_rates(load_profile("voc")).values()) == {1e-6}
+
+
+def test_the_shipped_search_covers_every_method_with_its_best_inside_the_grid():
+    profile = load_profile("glyph")
+    trials = tuning.load_trials(profile)
+    assert set(tuning.learning_rates(profile)) == set(profile.methods)
+    for method, rows in trials.groupby("method"):
+        assert tuple(sorted(rows["learning_rate"])) == profile.learning_rates, method
+        best = rows.loc[rows["validation_mAP"].idxmax(), "learning_rate"]
+        assert min(profile.learning_rates) < best < max(profile.learning_rates), method
+
+
+def test_the_recorded_difficulty_is_the_one_that_was_asked_for():
+    recorded = json.loads((tuning.TUNING / "glyph-difficulty.json").read_text())
+    scores = {m: [100 * r["test_mAP"] for r in recorded["runs"] if r["method"] == m] for m in ("zero-shot", "BCE")}
+    assert 55 <= scores["zero-shot"][0] <= 75
+    assert all(5 <= bce - scores["zero-shot"][0] <= 20 for bce in scores["BCE"])

@@ -62,12 +62,7 @@ def save_run(record: Record, arrays: dict[str, np.ndarray], folder: Path, overwr
     target = folder / record.run_id
     if is_finished(target) and not overwrite:
         raise LMCLIPError(f"{display(target)} is already finished; pass overwrite=True to replace it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
-    except OSError as error:
-        raise LMCLIPError(f"{display(folder)} can't be written ({error.strerror}); make it writable or set "
-                          "LMCLIP_RESULTS to another folder") from error  # fmt: skip
+    unfinished = new_folder(folder)
     try:
         (unfinished / "record.json").write_text(_to_json(record) + "\n")
         np.savez_compressed(unfinished / "scores.npz", **arrays)
@@ -81,6 +76,20 @@ def save_run(record: Record, arrays: dict[str, np.ndarray], folder: Path, overwr
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def new_folder(folder: Path) -> Path:
+    """A hidden, empty folder inside ``folder``, where a run is put together before it gets its name.
+
+    Raises:
+        LMCLIPError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
+    except OSError as error:
+        advice = "make it writable or set LMCLIP_RESULTS to another folder"
+        raise LMCLIPError(f"{display(folder)} can't be written ({error.strerror}); {advice}") from error
 
 
 def is_finished(run: Path) -> bool:

@@ -112,7 +112,7 @@ def _mean_and_range(values: pd.Series) -> str:
 
 
 def fill_readme(readme: str, folder: str) -> str:
-    """``readme`` with the blocks between its markers replaced by the verdicts and the clean main table of ``folder``."""
+    """``readme`` with the blocks between its markers replaced: verdicts, and the clean main table, of ``folder``."""
     for block, name in (("claims", "claims"), ("main", "main_clean")):
         table = (results_dir(folder) / "tables" / f"{name}.md").read_text()
         begin, end = f"<!-- {block}: begin (lmclip readme) -->\n", f"<!-- {block}: end -->"

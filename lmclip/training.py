@@ -22,7 +22,7 @@ from lmclip.errors import LMCLIPError
 from lmclip.evaluation import Judge, keep_epoch, predict
 from lmclip.models import CLIP_STATISTICS, IMAGENET_STATISTICS, MINI_CLIP, encode_image, encode_text, load_model
 from lmclip.paths import results_dir
-from lmclip.records import GROUP_METRICS, Record, environment, is_finished, peak_memory_mb, save_run
+from lmclip.records import GROUP_METRICS, Record, environment, is_finished, new_folder, peak_memory_mb, save_run
 
 TEMPLATE = "a photo of a {}"  # the release's, for labels
 
@@ -48,6 +48,7 @@ def train(
     folder = folder or results_dir(profile.folder) / "runs"
     if is_finished(folder / exp.run_id) and not overwrite:
         raise LMCLIPError(f"run {exp.run_id} is already finished; pass overwrite=True to replace it")
+    new_folder(folder).rmdir()  # better to learn now than after training that nothing can be written
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(exp.seed)

@@ -73,7 +73,8 @@ class Profile(_Settings):
     epochs: int
     batch_size: int
     seeds: tuple[int, ...] = (0, 1, 2)
-    methods: tuple[str, ...] = ("zero-shot", "bce", "asl", "bal", "contrastive", "lm-clip-no-sampler", "lm-clip")
+    methods: tuple[str, ...] = ("zero-shot", "bce", "asl", "bal", "contrastive", "lm-clip-no-sampler",
+                                "lm-clip-release", "lm-clip")  # fmt: skip
     learning_rates: tuple[float, ...] = ()  # the grid of `lmclip tune`
     loss: LossSettings = LossSettings()
 
@@ -86,7 +87,7 @@ class Profile(_Settings):
 PROFILES = {
     "glyph": Profile(
         name="glyph", model="mini-clip", image_size=64, max_count=850, pool_size=20_000, validation_size=1_000,
-        test_size=2_000, epochs=10, batch_size=32, learning_rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+        test_size=2_000, epochs=8, batch_size=32, learning_rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
     ),
     "voc": Profile(
         name="voc", model="ViT-B-16-quickgelu", image_size=224, max_count=800, epochs=50, batch_size=8,
@@ -124,6 +125,7 @@ class Method(_Settings):
     loss: LossName = "none"
     contrastive: bool = False
     sampler: SamplerName = "uniform"
+    fidelity: Literal["release", "clean"] = "clean"
 
 
 METHODS = {
@@ -137,6 +139,9 @@ METHODS = {
     "bal": Method(title="BAL", loss="bal"),
     "contrastive": Method(title="contrastive", contrastive=True),
     "lm-clip-no-sampler": Method(title="LM-CLIP, no sampler", loss="bal", contrastive=True),
+    "lm-clip-release": Method(
+        title="LM-CLIP, as released", loss="bal", contrastive=True, sampler="power", fidelity="release"
+    ),
     "lm-clip": Method(title="LM-CLIP", loss="bal", contrastive=True, sampler="power"),
 }
 
@@ -156,6 +161,7 @@ class Experiment(_Settings):
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(ge=0)  # AdamW; cosine to 0, stepped per epoch
     weight_decay: float = Field(0.01, ge=0)
+    scoring: Literal["softmax", "logits"] = "softmax"  # how test images are scored; softmax is the release's
     fidelity: Literal["release", "clean"] = "clean"
     smooth_negatives: bool  # release.md defect 5: smoothing reaches the negative branch
     clamp_logit_scale: bool  # defect 15: exp(logit_scale) stays ≤ 100, as in CLIP's own training
@@ -181,7 +187,7 @@ def experiment(
     """
     if method not in METHODS:
         raise LMCLIPError(f"unknown method {method!r}; choose one of: {', '.join(METHODS)}")
-    clean = overrides.get("fidelity", "clean") == "clean"
+    clean = overrides.get("fidelity", METHODS[method].fidelity) == "clean"
     values = {
         "profile": profile.name, "smoke": profile.smoke, "method": method, "seed": seed,
         "epochs": 0 if method == "zero-shot" else profile.epochs, "batch_size": profile.batch_size,

@@ -1,7 +1,9 @@
 """Evaluation of a model on a split, and the two protocols by which an epoch is chosen.
 
-Scores are the softmax over classes for every method (release line 16); the same metrics on raw logits are
-recorded beside them, since softmax makes the labels of one image compete.
+A class's average precision depends on how the test images are scored. The release takes the softmax over
+classes (release line 16), which makes the labels of one image compete; a model trained with sigmoids is
+scored by its logits (AP is the same for p and x). Which of the two suits a method is chosen on validation,
+like its learning rate; metrics by both are recorded.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from lmclip.metrics import centroid_distances, multilabel_report
 from lmclip.records import GROUP_METRICS
 
 EVALUATION_BATCH = 256
+SCORINGS = ("softmax", "logits")
 
 
 class Encoder(Protocol):
@@ -35,14 +38,24 @@ class Judge:
     split: LongTailDataset
     profile: Profile
     learner: Encoder
+    scoring: str
 
     def __post_init__(self):
         self.images = torch.from_numpy(self.split.images(size=self.profile.image_size)).permute(0, 3, 1, 2)
 
-    def __call__(self) -> dict:
-        """Metrics by softmax scores, as the release scores every method (release line 16)."""
+    def __call__(self) -> dict[str, dict]:
+        """Scoring → report, of the model as it is now."""
         self.logits, self.features = predict(self.learner, self.images)
-        return multilabel_report(softmax(self.logits), self.split.labels, self.split.groups)
+        labels, groups = self.split.labels, self.split.groups
+        self.reports = {
+            name: multilabel_report(scored(self.logits, name), labels, groups, with_auroc=False) for name in SCORINGS
+        }
+        return self.reports
+
+    def row(self, prefix: str) -> dict[str, float]:
+        """The last call's entries of a history row: the four mAP values, and mAP by each scoring."""
+        chosen = {f"{prefix}_{name}": self.reports[self.scoring][name] for name in GROUP_METRICS}
+        return chosen | {f"{prefix}_mAP_{name}": report["mAP"] for name, report in self.reports.items()}
 
 
 def predict(learner: Encoder, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +65,11 @@ def predict(learner: Encoder, images: torch.Tensor) -> tuple[np.ndarray, np.ndar
         labels, scale = learner.label_features(), learner.model.logit_scale.exp()
         features = torch.cat([learner.encode_image(batch) for batch in images.split(EVALUATION_BATCH)])
         return (scale * features @ labels.T).cpu().numpy(), features.cpu().numpy()
+
+
+def scored(logits: np.ndarray, scoring: str) -> np.ndarray:
+    """Scores (N, C) of logits (N, C) by one of ``SCORINGS``."""
+    return softmax(logits) if scoring == "softmax" else logits
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -80,13 +98,12 @@ def keep_epoch(best: dict[str, Kept], row: dict, judged: dict[str, Judge]) -> No
 
 def _summary(row: dict, judged: dict[str, Judge]) -> Kept:
     judge = judged.get("test") or judged["validation"]
-    report = multilabel_report(softmax(judge.logits), judge.split.labels, judge.split.groups)
-    raw = multilabel_report(judge.logits, judge.split.labels, judge.split.groups)
+    report = multilabel_report(scored(judge.logits, judge.scoring), judge.split.labels, judge.split.groups)
     summary = {
         "epoch": row["epoch"], "split": "test" if "test" in judged else "validation",
         "validation_mAP": row.get("validation_mAP"), **{name: report[name] for name in GROUP_METRICS},
         "auroc": report["auroc"], "num_left_out": report["num_left_out"],
-        "raw_logits": {name: raw[name] for name in GROUP_METRICS},  # the same without softmax
+        "by_scoring": {how: {name: r[name] for name in GROUP_METRICS} for how, r in judge.reports.items()},
         "distances": dict(centroid_distances(judge.features, judge.split.labels)),
         "per_class_ap": report["per_class_ap"].tolist(),
     }  # fmt: skip

@@ -31,11 +31,12 @@ class Report(dict):
             raise AttributeError(f"no {name!r} in this report; it has {', '.join(self)}") from None
 
 
-def multilabel_report(scores: ArrayLike, targets: ArrayLike, groups) -> Report:
+def multilabel_report(scores: ArrayLike, targets: ArrayLike, groups, with_auroc: bool = True) -> Report:
     """mAP, mAP_head, mAP_medium, mAP_tail, per_class_ap (C,), auroc, num_images, num_left_out.
 
     Average precision per class is scikit-learn's (a step function, ties counted together); a mean over no class is
-    NaN. ``auroc`` is the mean over the classes that have positives and negatives. NaN or infinite scores, targets
+    NaN. ``auroc`` is the mean over the classes that have positives and negatives (NaN without
+    ``with_auroc``). NaN or infinite scores, targets
     other than 0 and 1, and shapes that differ raise ``LMCLIPError``.
     """
     scores, targets = _checked(scores, targets)
@@ -44,7 +45,7 @@ def multilabel_report(scores: ArrayLike, targets: ArrayLike, groups) -> Report:
     auroc = np.full(targets.shape[1], np.nan)
     for c in np.flatnonzero(present):
         per_class_ap[c] = average_precision_score(targets[:, c], scores[:, c])
-        if absent[c]:
+        if with_auroc and absent[c]:
             auroc[c] = roc_auc_score(targets[:, c], scores[:, c])
     return Report(
         **{name: float(value) for name, value in _group_means(per_class_ap, groups).items()},

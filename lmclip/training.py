@@ -22,7 +22,7 @@ from lmclip.errors import LMCLIPError
 from lmclip.evaluation import Judge, keep_epoch, predict
 from lmclip.models import CLIP_STATISTICS, IMAGENET_STATISTICS, MINI_CLIP, encode_image, encode_text, load_model
 from lmclip.paths import results_dir
-from lmclip.records import GROUP_METRICS, Record, environment, is_finished, new_folder, peak_memory_mb, save_run
+from lmclip.records import Record, environment, is_finished, new_folder, peak_memory_mb, save_run
 
 TEMPLATE = "a photo of a {}"  # the release's, for labels
 
@@ -59,7 +59,7 @@ def train(
     learner = Learner(exp, profile, data.train, device)
     images = torch.from_numpy(data.train.images(size=profile.image_size)).permute(0, 3, 1, 2)
     splits = {"test": data.test if evaluate_test else None, "validation": data.validation}
-    judged = {name: Judge(split, profile, learner) for name, split in splits.items() if split}
+    judged = {name: Judge(split, profile, learner, exp.scoring) for name, split in splits.items() if split}
     learner.fit_bias(images)
 
     history, best = [], {}
@@ -69,8 +69,8 @@ def train(
             row |= _train_epoch(learner, images, epoch, progress)
         row["logit_scale"] = learner.model.logit_scale.exp().item()
         for split, judge in judged.items():
-            report = judge()
-            row |= {f"{split}_{name}": report[name] for name in GROUP_METRICS}
+            judge()
+            row |= judge.row(split)
         history.append(row)
         if epoch or not exp.epochs:
             keep_epoch(best, row, judged)
@@ -110,7 +110,7 @@ class Learner:
         self.parameters = [p for p in parameters if p.requires_grad]
         # release line 13: one group, weight decay on everything
         self.optimizer = torch.optim.AdamW(self.parameters, lr=exp.learning_rate, betas=(0.9, 0.98), eps=1e-9,
-                                           weight_decay=exp.weight_decay)  # fmt: skip
+                                           weight_decay=exp.weight_decay, fused=True)  # fmt: skip
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=max(exp.epochs, 1))
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """One fair search for every method, and the record that fixes GlyphMLT's difficulty.
 
-Every method gets the same grid of learning rates, the same epochs and one seed; the rate with the best
-validation mAP wins. No test image is read. The outcome is committed in ``data/tuning/`` and read by notebook 04.
+Every method gets the same grid: learning rates, and the two ways of scoring an image (evaluation.py). Epochs
+and seed are the same for all; the pair with the best validation mAP wins. No test image is read. The outcome is
+committed in ``data/tuning/`` and read by notebooks 04 and 05.
 """
 
 import json
@@ -12,6 +13,7 @@ import pandas as pd
 from lmclip.config import METHODS, RELEASE, Profile, experiment
 from lmclip.datasets import load_study_data
 from lmclip.errors import LMCLIPError
+from lmclip.evaluation import SCORINGS
 from lmclip.matrix import run_matrix
 from lmclip.paths import ROOT, atomic_write, display, results_dir
 from lmclip.records import GROUP_METRICS, Record
@@ -21,27 +23,29 @@ SEED = 0
 
 
 def tune(profile: Profile, methods: tuple[str, ...] = (), jobs: int = -1) -> pd.DataFrame:
-    """Search the learning rate of ``methods`` (all trained methods of the profile when empty) and record it.
+    """Search learning rate and scoring of ``methods`` (all of the profile's when empty) and record the trials.
 
     Trials that are finished already are kept, and so are the recorded trials of other methods.
 
     Returns:
-        One row per trial: method, learning_rate, validation_mAP (fraction), epoch, seconds.
+        One row per trial: method, learning_rate, scoring, validation_mAP (fraction), epoch, seconds.
 
     Raises:
         LMCLIPError: the profile has no validation images or no grid, or an unknown method.
     """
     if not profile.validation_size:
         raise LMCLIPError(f"profile {profile.name!r} has no validation images, so nothing can be chosen on them")
-    methods = methods or tuple(m for m in profile.methods if m != "zero-shot")
-    trials = [experiment(profile, m, SEED, rate) for m in methods for rate in profile.learning_rates]
+    methods = methods or profile.methods
+    trials = [experiment(profile, m, SEED, rate) for m in methods
+              for rate in (profile.learning_rates if m != "zero-shot" else (0.0,))]  # fmt: skip
     folder = results_dir(profile.folder) / "tuning"
     data = load_study_data(profile)
-    rows = [_trial(r) for r in run_matrix(trials, profile, data, jobs=jobs, folder=folder, evaluate_test=False)]
+    records = list(run_matrix(trials, profile, data, jobs=jobs, folder=folder, evaluate_test=False))
+    rows = [_trial(record, scoring) for record in records for scoring in SCORINGS]
     titles = {row["method"] for row in rows}
     kept = [row for row in _read(profile)["trials"] if row["method"] not in titles] if _path(profile).exists() else []
     order = [m.title for m in METHODS.values()]
-    rows = sorted(kept + rows, key=lambda r: (order.index(r["method"]), r["learning_rate"]))
+    rows = sorted(kept + rows, key=lambda r: (order.index(r["method"]), r["scoring"], r["learning_rate"]))
     settings = {"profile": profile.name, "smoke": profile.smoke, "seed": SEED, "epochs": profile.epochs,
                 "batch_size": profile.batch_size, "chosen by": "validation mAP of the best epoch"}  # fmt: skip
     _write(_path(profile), {"settings": settings, "trials": rows})
@@ -49,7 +53,7 @@ def tune(profile: Profile, methods: tuple[str, ...] = (), jobs: int = -1) -> pd.
 
 
 def load_trials(profile: Profile) -> pd.DataFrame:
-    """The recorded trials: method, learning_rate, validation_mAP, epoch, seconds.
+    """The recorded trials: method, learning_rate, scoring, validation_mAP, epoch, seconds.
 
     Raises:
         LMCLIPError: no record, or not a readable one.
@@ -57,20 +61,17 @@ def load_trials(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(_read(profile)["trials"])
 
 
-def learning_rates(profile: Profile) -> dict[str, float]:
-    """Method → learning rate: the recorded search's choice, or the release's rate where there is no validation set.
+def chosen_settings(profile: Profile) -> dict[str, dict]:
+    """Method → its ``learning_rate`` and ``scoring``: the search's choice; the release's where nothing can be chosen.
 
     Raises:
         LMCLIPError: the search has not been recorded, or lacks a method.
     """
     if not profile.validation_size:
-        return {m: RELEASE[profile.name, "vit-b-16"][1] for m in profile.methods}
-    trials = load_trials(profile)
-    best = trials.loc[trials.groupby("method")["validation_mAP"].idxmax()].set_index("method")["learning_rate"]
-    missing = [m for m in profile.methods if m != "zero-shot" and METHODS[m].title not in best]
-    if missing:
-        raise LMCLIPError(f"{display(_path(profile))} has no trials of {missing[0]}; run `lmclip tune` to add them")
-    return {m: float(best.get(METHODS[m].title, 0.0)) for m in profile.methods}
+        return {
+            m: {"learning_rate": RELEASE[profile.name, "vit-b-16"][1], "scoring": "softmax"} for m in profile.methods
+        }
+    return {method: _best(profile, method) for method in profile.methods}
 
 
 def record_difficulty(profile: Profile, jobs: int = -1) -> dict:
@@ -79,13 +80,14 @@ def record_difficulty(profile: Profile, jobs: int = -1) -> dict:
     Returns:
         Clean-protocol mAP values per method and seed (fractions), and the sizes that they were measured on.
     """
-    data, rate = load_study_data(profile), _best_rate(profile, METHODS["bce"].title)
-    runs = [experiment(profile, "zero-shot"), *(experiment(profile, "bce", seed, rate) for seed in profile.seeds)]
+    data = load_study_data(profile)
+    runs = [experiment(profile, m, seed, **_best(profile, m)) for m in ("zero-shot", "bce")
+            for seed in (profile.seeds if m == "bce" else (SEED,))]  # fmt: skip
     rows = []
     for record in run_matrix(runs, profile, data, jobs=jobs):
         clean = record.protocols["clean"]
         rows.append({"method": METHODS[record.experiment.method].title, "seed": record.experiment.seed,
-                     "learning_rate": record.experiment.learning_rate,
+                     "learning_rate": record.experiment.learning_rate, "scoring": record.experiment.scoring,
                      **{f"test_{name}": clean[name] for name in GROUP_METRICS},
                      "validation_mAP": clean["validation_mAP"]})  # fmt: skip
     rows.sort(key=lambda row: (row["method"] != "zero-shot", row["seed"]))
@@ -97,18 +99,20 @@ def record_difficulty(profile: Profile, jobs: int = -1) -> dict:
     return outcome
 
 
-def _best_rate(profile: Profile, title: str) -> float:
+def _best(profile: Profile, method: str) -> dict:
     trials = load_trials(profile)
-    trials = trials[trials["method"] == title]
+    trials = trials[trials["method"] == METHODS[method].title]
     if trials.empty:
-        raise LMCLIPError(f"{display(_path(profile))} has no trials of {title}; run `lmclip tune` first")
-    return float(trials.loc[trials["validation_mAP"].idxmax(), "learning_rate"])
+        raise LMCLIPError(f"{display(_path(profile))} has no trials of {method}; run `lmclip tune` to add them")
+    best = trials.loc[trials["validation_mAP"].idxmax()]
+    return {"learning_rate": float(best["learning_rate"]), "scoring": str(best["scoring"])}
 
 
-def _trial(record: Record) -> dict:
-    clean = record.protocols["clean"]
+def _trial(record: Record, scoring: str) -> dict:
+    trained = [row for row in record.history if row["epoch"] or not record.experiment.epochs]
+    best = max(trained, key=lambda row: row[f"validation_mAP_{scoring}"])
     return {"method": METHODS[record.experiment.method].title, "learning_rate": record.experiment.learning_rate,
-            "validation_mAP": clean["validation_mAP"], "epoch": clean["epoch"],
+            "scoring": scoring, "validation_mAP": best[f"validation_mAP_{scoring}"], "epoch": best["epoch"],
             "seconds": round(record.seconds, 1)}  # fmt: skip
 
 

@@ -100,6 +100,11 @@ LOSSES = {
         True,
     ),
     "asl": (losses.AsymmetricLoss, slow_asl, True),
+    "asl without focusing": (
+        lambda reduction="mean": losses.AsymmetricLoss(0.0, 0.0, clip=0.3, reduction=reduction),
+        lambda *element: slow_asl(*element, gamma_neg=0.0, gamma_pos=0.0, m=0.3),
+        True,
+    ),
     "asl detached": (
         lambda reduction="mean": losses.AsymmetricLoss(reduction=reduction, detach_focusing=True),
         slow_asl,

@@ -16,8 +16,9 @@ from lmclip import training
 from lmclip.config import METHODS, experiment, load_profile
 from lmclip.datasets import load_study_data
 from lmclip.errors import LMCLIPError
-from lmclip.evaluation import predict, softmax
+from lmclip.evaluation import predict, scored, softmax
 from lmclip.matrix import run_matrix
+from lmclip.metrics import multilabel_report
 from lmclip.models import load_model
 from lmclip.records import is_finished, load_record, load_records, load_scores, to_frame
 
@@ -80,9 +81,9 @@ def test_a_record_says_what_the_scores_say(setting, monkeypatch):
         load_record(training.results_dir(profile.folder) / "runs" / record.run_id),
         load_scores(record, profile),
     )
-    report = training.Judge.__call__.__globals__["multilabel_report"]
+    scoring = stored.experiment.scoring
     for protocol, result in stored.protocols.items():
-        found = report(softmax(scores[f"logits_{protocol}"]), scores["targets"], data.test.groups)
+        found = multilabel_report(scored(scores[f"logits_{protocol}"], scoring), scores["targets"], data.test.groups)
         assert abs(found["mAP"] - result["mAP"]) < 1e-6
     assert (scores["targets"] == data.test.labels).all() and len(scores["features"]) == len(data.test)
     assert (

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from lmclip.longtail import ClassGroups
 from lmclip.plots.style import GROUP_COLOURS
@@ -43,7 +43,7 @@ def draw_class_counts(
         axis.plot(ranks, values[order], label=name, **SAMPLER_LINES[name])
     axis.plot([], [], ".", color=INK, ms=4, label=f"{len(drawn)} epochs drawn, {name}")
     axis.set(yscale="log", ylabel="images per epoch (log)", title=title)
-    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.legend(loc="lower left", fontsize=9)
     _name_classes(axis, class_names, order)
     return axis
@@ -60,18 +60,18 @@ def draw_power_sweep(
         The two axes.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-    for axis, values in zip(axes, (size_share, imbalance), strict=True):
+    for axis, values, below in zip(axes, (size_share, imbalance), (7, -14), strict=True):
         axis.plot(powers, values, color=INK, lw=2)
         for row, (name, power) in enumerate(marks.items()):
             height = np.interp(power, powers, values)
             axis.plot(power, height, "o", color=INK, mfc="w" if row else INK, ms=7)
-            place, side = ((-7, -13), "right") if row else ((7, 7), "left")
+            place, side = ((-7, -14), "right") if row else ((7, below), "left")
             axis.annotate(name, (power, height), place, textcoords="offset points", ha=side, fontsize=9)
         axis.set(xlabel="power s of the sampler (0 is uniform)", ylim=(0, values.max() * 1.08))
     axes[0].set_ylabel("effective sample size / images")
     axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes[1].set(ylabel="largest / smallest class (log)", yscale="log", ylim=(values.min() * 0.7, values.max() * 1.4))
-    axes[1].yaxis.set_major_formatter(ScalarFormatter())
+    axes[1].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes[1].yaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50, 100, 200, 500]))
     axes[1].yaxis.set_minor_locator(NullLocator())
     figure.suptitle(title)
@@ -86,7 +86,7 @@ def draw_repeats(draws: Mapping[str, np.ndarray], title: str) -> Axes:
         axis.plot(np.arange(1, len(ranked) + 1), ranked, label=name, **SAMPLER_LINES[name])
     axis.set(xscale="log", yscale="log", ylim=(1e-3, None), title=title)
     axis.set(xlabel="images, most drawn first (log)", ylabel="expected draws per epoch (log)")
-    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.legend(loc="lower left")
     return axis
 
@@ -120,23 +120,27 @@ def draw_company(
 
 def draw_epochs(
     drawn: np.ndarray, expected: np.ndarray, spread: np.ndarray, names: Mapping[str, str], title: str
-) -> Axes:
+) -> np.ndarray:
     """Images of one class per group in every epoch: drawn (E, G) dots, expected (G,) lines, ± two standard deviations.
 
     ``names`` maps the G groups to the classes that stand for them.
+
+    Returns:
+        One axes per group.
     """
-    _, axis = plt.subplots(figsize=(8, 3.8))
+    figure, axes = plt.subplots(len(names), 1, figsize=(8, 1.35 * len(names) + 0.9), sharex=True)
     epochs = np.arange(1, len(drawn) + 1)
-    for g, (group, name) in enumerate(names.items()):
-        low, high = expected[g] - 2 * spread[g], expected[g] + 2 * spread[g]
-        axis.fill_between([1, len(drawn)], max(low, 0.5), high, color=GROUP_COLOURS[group], alpha=0.18, lw=0)
-        axis.plot([1, len(drawn)], [expected[g]] * 2, color=GROUP_COLOURS[group], lw=1)
-        axis.plot(epochs, drawn[:, g], ".", color=GROUP_COLOURS[group], ms=6)
-        place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
-        axis.annotate(f"{name} ({group})", (len(drawn), expected[g]), color=INK, **place)
-    axis.set(yscale="log", xlabel="epoch", ylabel="images in the epoch (log)", title=title)
-    axis.yaxis.set_major_formatter(ScalarFormatter())
-    return axis
+    for g, (axis, (group, name)) in enumerate(zip(axes, names.items(), strict=True)):
+        colour = GROUP_COLOURS[group]
+        axis.axhspan(expected[g] - 2 * spread[g], expected[g] + 2 * spread[g], color=colour, alpha=0.2, lw=0)
+        axis.axhline(expected[g], color=colour, lw=1.2)
+        axis.plot(epochs, drawn[:, g], "o", color=colour, mec=INK, mew=0.5, ms=4.5)
+        axis.set_ylim(expected[g] - 5 * spread[g] - 1, expected[g] + 5 * spread[g] + 1)
+        axis.text(1.01, 0.5, f"{name}\n({group})", transform=axis.transAxes, va="center")
+    axes[-1].set_xlabel("epoch")
+    figure.supylabel("images in the epoch", fontsize=10)
+    figure.suptitle(title)
+    return axes
 
 
 def draw_most_drawn(images: np.ndarray, captions: Sequence[str], draws: Sequence[float], title: str) -> np.ndarray:
@@ -180,4 +184,4 @@ def _name_classes(axis: Axes, class_names: Sequence[str], order: np.ndarray) -> 
     names = [class_names[c] for c in order[::stride]]
     axis.set_xticks(np.arange(0, len(order), stride), names, rotation=90, fontsize=9 if len(order) <= 20 else 7.5)
     axis.set_xlim(-0.7, len(order) - 0.3)
-    axis.set_xlabel("classes, frequent to rare" + (f" (every {stride}. named)" if stride > 1 else ""))
+    axis.set_xlabel("classes, frequent to rare" + (f" (one in {stride} named)" if stride > 1 else ""))

@@ -19,6 +19,7 @@ METHOD_LINES = {
     "BAL": {"color": "#c8553d", "ls": "-", "lw": 1.5},
     "contrastive": {"color": "#d99a2b", "ls": (0, (1, 1)), "lw": 1.8},
     "LM-CLIP, no sampler": {"color": "#6b6b6b", "ls": (0, (5, 1)), "lw": 1.4},
+    "LM-CLIP, as released": {"color": "#8a4f9e", "ls": (0, (3, 1, 1, 1)), "lw": 1.5},
     "LM-CLIP": {"color": "#111111", "ls": "-", "lw": 2.4},
 }
 

@@ -156,12 +156,13 @@ class Learner:
 def build_loss(exp: Experiment, labels: np.ndarray) -> nn.Module:
     """The label loss that ``exp`` names, with class weights from the training labels (N, C)."""
     counts, s = torch.from_numpy(labels.sum(0, dtype=np.int64)), exp.settings
+    balance = {"mu": 0.2, "lam": 2.0} if exp.profile == "coco" else {}  # DB's own settings per benchmark
     builders = {
         "bce": lambda: losses.BCELoss(),
         "focal": lambda: losses.FocalLoss(),
         "cb-focal": lambda: losses.FocalLoss(class_weight=losses.class_balanced_weights(counts)),
-        "db": lambda: losses.DistributionBalancedLoss(counts, len(labels), focal=False),
-        "db-focal": lambda: losses.DistributionBalancedLoss(counts, len(labels)),
+        "db": lambda: losses.DistributionBalancedLoss(counts, len(labels), **balance, focal=False),
+        "db-focal": lambda: losses.DistributionBalancedLoss(counts, len(labels), **balance),
         "asl": lambda: losses.AsymmetricLoss(),  # its own paper's settings
         "bal": lambda: losses.BalancedAsymmetricLoss(
             torch.from_numpy(sampling.class_weights(labels, s.power)), s.gamma_neg, s.gamma_pos, s.clip,

@@ -25,7 +25,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
 	echo "$(PYTHON) is missing or is not Python 3.11 to 3.13; name one that is, as in: make study PYTHON=python3.12" >&2; \
 	exit 2; }
-	@echo "Setting up $(ENV) from requirements.lock: some 2 GB on Linux, 2 to 10 minutes by the connection; once only."
+	@echo "Setting up $(ENV) from requirements.lock: about 5 GB of disk on Linux, 2 to 10 minutes by the connection; once only."
 	@began=$$(date +%s); \
 	$(PYTHON) -m venv --clear $(ENV) \
 	&& $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \

@@ -76,11 +76,13 @@ def difficulty(profile: str = "glyph", jobs: int = -1) -> None:
 @app.command
 def readme() -> None:
     """Copy the verdicts and the main table of results/glyph into README.md."""
-    from lmclip.paths import ROOT
+    from lmclip.paths import ROOT, atomic_write
     from lmclip.tables import fill_readme
 
     path = ROOT / "README.md"
-    path.write_text(fill_readme(path.read_text(), "glyph"))
+    filled = fill_readme(path.read_text(), "glyph").encode()
+    with atomic_write(path) as file:
+        file.write(filled)
 
 
 @app.command

@@ -99,7 +99,7 @@ PROFILES = {
     ),
 }  # fmt: skip
 
-_SMOKE = {"smoke": True, "pool_size": 3_000, "max_count": 120, "validation_size": 80, "test_size": 160, "epochs": 2,
+_SMOKE = {"smoke": True, "pool_size": 3_000, "max_count": 120, "validation_size": 80, "test_size": 160, "epochs": 1,
           "seeds": (0, 1)}  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def load_profile(name: str, smoke: bool = False) -> Profile:
     profile = PROFILES[name]
     if not smoke:
         return profile
-    sizes = _SMOKE if name == "glyph" else {"smoke": True, "epochs": 2, "seeds": (0, 1)}
+    sizes = _SMOKE if name == "glyph" else {"smoke": True, "epochs": 1, "seeds": (0, 1)}
     return profile.model_copy(update=sizes)
 
 

@@ -7,6 +7,8 @@ needs labels alone still works.
 
 import hashlib
 import os
+import re
+import zipfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout as _stdout
 from dataclasses import dataclass, field
@@ -237,6 +239,8 @@ def _glyph_source(folder: Path, split: str, size: int, stream: int) -> _GlyphSou
     images, labels, names = read_coco_annotations(path)
     if len(images) != size or names != glyphs.CLASS_NAMES:
         raise LMCLIPError(f"{display(path)} does not hold the {size} scenes it should; delete it to render it again")
+    if any(not re.fullmatch(rf"{path.stem}_\d{{6}}\.png", image["file_name"]) for image in images):
+        raise LMCLIPError(f"{display(path)} names images that are not its own; delete it to render it again")
     files = [folder / "images" / image["file_name"] for image in images]
     provenance = {"source": f"rendered by lmclip.glyphmlt, seed {glyphmlt.SEED}", "annotations": display(path)}
     dataset = LongTailDataset(f"GlyphMLT {split}", [f.stem for f in files], labels, names, None, files, provenance)
@@ -271,7 +275,7 @@ def _voc_pool(names: tuple[str, ...]) -> LongTailDataset | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, labels = [str(i) for i in arrays["ids"]], arrays["labels"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise LMCLIPError(f"{display(path)} is no label matrix with ids and labels ({error}); remove it or replace "
                           "it") from error  # fmt: skip
     if labels.shape != (len(ids), len(names)):

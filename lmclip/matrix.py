@@ -11,7 +11,7 @@ from lmclip.config import METHODS, Experiment, Profile
 from lmclip.datasets import StudyData
 from lmclip.paths import results_dir
 from lmclip.records import Record, is_finished, load_record
-from lmclip.training import train
+from lmclip.training import describe, train
 
 
 def run_matrix(
@@ -24,7 +24,7 @@ def run_matrix(
         jobs: processes at a time; -1 is one per core but at most four. On a GPU runs go one by one.
     """
     folder = folder or results_dir(profile.folder) / "runs"
-    done = [e for e in experiments if is_finished(folder / e.run_id) and not overwrite]
+    done = [] if overwrite else [e for e in experiments if is_current(folder / e.run_id, profile, data)]
     todo = [e for e in experiments if e not in done]
     print(f"{len(done)} of {len(experiments)} runs are finished already, {len(todo)} to do", flush=True)
     for exp in done:
@@ -33,7 +33,7 @@ def run_matrix(
         jobs = 1
     elif jobs == -1:
         jobs = min(joblib.cpu_count(), 4)
-    work = (joblib.delayed(train)(exp, profile, data, folder, overwrite=overwrite, evaluate_test=evaluate_test,
+    work = (joblib.delayed(train)(exp, profile, data, folder, overwrite=True, evaluate_test=evaluate_test,
                                   progress=jobs == 1) for exp in todo)  # fmt: skip
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     with tqdm(total=len(todo), desc=f"{jobs} at a time", unit="run", disable=not todo) as bar:
@@ -41,3 +41,8 @@ def run_matrix(
             bar.update()
             bar.set_postfix_str(f"{METHODS[record.experiment.method].title}, seed {record.experiment.seed}")
             yield record
+
+
+def is_current(run: Path, profile: Profile, data: StudyData) -> bool:
+    """Whether a run is finished, and was made from these very data and weights."""
+    return is_finished(run) and load_record(run).data == describe(profile, data)

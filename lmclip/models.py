@@ -4,6 +4,7 @@ model, tokenizer = load_model("mini-clip")
 label_features = encode_text(model, tokenizer(["a photo of a cat", "a photo of a dog"]))   # (2, D)
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -59,6 +60,14 @@ def load_model(name: str = MINI_CLIP, weights: str | Path = "auto", seed: int = 
         except Exception as error:  # open_clip, torch and the hub raise many types for a bad or absent file
             raise LMCLIPError(f"{name}: the weights {weights!r} could not be loaded ({error})") from error
     return model, open_clip.get_tokenizer(name)
+
+
+def weights_id(name: str) -> str:
+    """What the default weights of a model are known by: the sha256 of the shipped file, or their name at open_clip."""
+    path = pretrained_dir() / "mini-clip.safetensors"
+    if name != MINI_CLIP:
+        return "openai"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
 
 
 def encode_text(model: torch.nn.Module, tokens: torch.Tensor, normalize: bool = False) -> torch.Tensor:
@@ -134,7 +143,7 @@ class MiniTokenizer:
 
 def new_mini_clip(seed: int, words: list[str]):
     """An untrained mini CLIP, initialised from ``seed``, and its tokenizer."""
-    config = json.loads((pretrained_dir() / "config.json").read_text())
+    config = _read(pretrained_dir() / "config.json", json.loads)
     tokenizer = MiniTokenizer.from_words(words, config["text_cfg"]["context_length"])
     config["text_cfg"]["vocab_size"] = len(tokenizer.token_ids)
     with torch.random.fork_rng():
@@ -152,7 +161,7 @@ def save_mini_clip(model: torch.nn.Module, tokenizer: MiniTokenizer, path: Path)
 
 
 def _load_mini_clip(weights, seed):
-    words = (pretrained_dir() / "vocabulary.txt").read_text().split()
+    words = _read(pretrained_dir() / "vocabulary.txt", str.split)
     model, tokenizer = new_mini_clip(seed, words)
     if str(weights) == "random":
         return model.eval(), tokenizer
@@ -177,3 +186,10 @@ def _load_mini_clip(weights, seed):
         raise LMCLIPError(f"{display(path)} does not fit the mini CLIP of config.json: {sorted(differing)[0]} differs")
     model.load_state_dict(floats, strict=False)  # what is missing are BatchNorm's integer step counters
     return model.eval(), tokenizer
+
+
+def _read(path, parse):
+    try:
+        return parse(path.read_text())
+    except (OSError, ValueError) as error:
+        raise LMCLIPError(f"{display(path)} can't be read ({error}); restore it from the repository") from error

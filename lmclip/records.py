@@ -16,6 +16,8 @@ import resource
 import shutil
 import subprocess
 import tempfile
+import zipfile
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ class Record(BaseModel):
 
     run_id: str
     experiment: Experiment
-    data: dict[str, Any]  # name, size and fingerprint per split; class names; training counts; groups
+    data: dict[str, Any]  # name, size and fingerprint per split; class names; training counts; groups; weights
     packages: dict[str, str]
     device: str
     precision: str
@@ -117,7 +119,7 @@ def load_record(run: Path) -> Record:
 def load_records(profile: Profile) -> list[Record]:
     """All records of a profile's main runs, in the order of its methods, then seeds. Empty when there are none."""
     runs = results_dir(profile.folder) / "runs"
-    records = [load_record(path.parent) for path in sorted(runs.glob("*/record.json"))]
+    records = [load_record(path.parent) for path in sorted(runs.glob("[!.]*/record.json"))]
     order = list(METHODS)
     return sorted(records, key=lambda r: (order.index(r.experiment.method), r.experiment.seed, r.run_id))
 
@@ -134,7 +136,7 @@ def load_scores(record: Record, profile: Profile) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise LMCLIPError(f"no scores at {display(path)}; notebook 04 makes the run again") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise LMCLIPError(f"{display(path)} is unreadable ({error}); delete its folder and run notebook 04") from error
 
 

@@ -15,7 +15,8 @@ from lmclip.parameters import notebook_parameters, resolve_parameters
 
 LISTS = ("data:*_mlt_*.txt", "data:*_labels.*", "data:*.npz")
 WEIGHTS = ("checkout:data/pretrained/**/*", "checkout:data/tuning/*.json")
-RECORDS = ("results:runs/**/*.json",)
+RECORDS = ("results:runs/*/record.json", "results:runs/*/scores.npz")
+SEARCH = ("checkout:data/tuning/*.json",)
 
 # The folder in the data folder that tells that a benchmark's images are there; glyph renders its own.
 IMAGE_FOLDERS = {"voc": "voc/VOCdevkit", "coco": "coco/train2017"}
@@ -73,12 +74,12 @@ STUDY = (
     Notebook(
         "04_training", "Training LM-CLIP and its rivals", 9,
         outputs=("tables/training_runs.csv", "figures/04_learning_curves.png"),
-        inputs=(*LISTS, *WEIGHTS, *RECORDS), needs_images=True,
+        inputs=(*LISTS, *WEIGHTS, *SEARCH, *RECORDS), needs_images=True,
     ),
     Notebook(
         "05_results", "What the records say", 1,
         outputs=("tables/main_clean.csv", "tables/main_best-on-test.csv", "tables/claims.csv", "figures/05_main.png"),
-        inputs=("checkout:data/published_results.csv", "results:tables/claim_gradient.csv", *RECORDS),
+        inputs=("checkout:data/published_results.csv", "results:tables/claim_gradient.csv", *SEARCH, *RECORDS),
         needs_images=True,
     ),
     Notebook(
@@ -212,9 +213,10 @@ def _common(profile: Profile, known: dict[str, object]) -> dict[str, object]:
 
 def _check_writable(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        for part in (folder, folder / "notebooks", folder / "tables", folder / "figures", folder / ".stamps"):
+            part.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=part):
+                pass
     except OSError as error:
         raise LMCLIPError(
             f"can't write results to {folder} ({error.strerror}): free it, or name another folder in LMCLIP_RESULTS."

@@ -6,11 +6,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lmclip.errors import LMCLIPError
 from lmclip.metrics import paired_bootstrap
-from lmclip.paths import atomic_write, results_dir
+from lmclip.paths import atomic_write, display, results_dir
 from lmclip.records import GROUP_METRICS, Record
 
 HEADINGS = {"mAP": "mAP", "mAP_head": "head", "mAP_medium": "medium", "mAP_tail": "tail"}
+
+
+def bootstrap_mean(values_a: np.ndarray, values_b: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
+    """Mean difference a − b of a per-image quantity (N,), with its 95 % paired bootstrap interval over images."""
+    difference = np.asarray(values_a, dtype=float) - np.asarray(values_b, dtype=float)
+    rows = np.random.default_rng(seed).integers(len(difference), size=(resamples, len(difference)))
+    low, high = np.percentile(difference[rows].mean(1), [2.5, 97.5])
+    return {"difference": difference.mean(), "low": low, "high": high}
 
 
 def main_table(frame: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -53,13 +62,18 @@ def compare(
         groups: head, medium and tail classes.
         resamples: bootstrap resamples.
 
+    Raises:
+        LMCLIPError: a rival with several runs lacks a seed.
+
     Returns:
         Columns rival, seed, metric, difference, low, high (fractions).
     """
     parts = []
     for rival, runs in rivals.items():
         for seed, scores in ours.items():
-            other = runs[seed] if seed in runs else next(iter(runs.values()))
+            if seed not in runs and len(runs) > 1:
+                raise LMCLIPError(f"{rival} has no run with seed {seed}; notebook 04 trains it")
+            other = runs.get(seed, next(iter(runs.values())))
             found = paired_bootstrap(scores, other, targets, groups, resamples, seed)
             parts.append(found.reset_index().assign(rival=rival, seed=seed))
     return pd.concat(parts, ignore_index=True)[["rival", "seed", "metric", "difference", "low", "high"]]
@@ -70,10 +84,21 @@ def verdict(intervals: pd.DataFrame) -> str:
 
     Returns:
         "supported", "contradicted" (every interval below zero), or "not shown".
+
+    Raises:
+        LMCLIPError: there are no intervals.
     """
+    if intervals.empty:
+        raise LMCLIPError("no intervals to judge a claim by; check that both methods have records")
     if (intervals["low"] > 0).all():
         return "supported"
     return "contradicted" if (intervals["high"] < 0).all() else "not shown"
+
+
+def verdict_on_all(parts: list[pd.DataFrame]) -> str:
+    """The verdict on a claim that names several rivals: it falls with any of them, and stands with all."""
+    words = {verdict(part) for part in parts}
+    return "contradicted" if "contradicted" in words else words.pop() if len(words) == 1 else "not shown"
 
 
 def save_table(table: pd.DataFrame, folder: str, name: str, caption: str, digits: int = 3) -> list[Path]:
@@ -114,7 +139,10 @@ def _mean_and_range(values: pd.Series) -> str:
 def fill_readme(readme: str, folder: str) -> str:
     """``readme`` with the blocks between its markers replaced: verdicts, and the clean main table, of ``folder``."""
     for block, name in (("claims", "claims"), ("main", "main_clean")):
-        table = (results_dir(folder) / "tables" / f"{name}.md").read_text()
+        path = results_dir(folder) / "tables" / f"{name}.md"
+        if not path.exists():
+            raise LMCLIPError(f"no table at {display(path)}; run the study first")
+        table = path.read_text()
         begin, end = f"<!-- {block}: begin (lmclip readme) -->\n", f"<!-- {block}: end -->"
         before, rest = readme.split(begin)
         readme = before + begin + table + rest[rest.index(end) :]

@@ -20,7 +20,15 @@ from lmclip.config import METHODS, Experiment, Profile
 from lmclip.datasets import LongTailDataset, StudyData
 from lmclip.errors import LMCLIPError
 from lmclip.evaluation import Judge, keep_epoch, predict
-from lmclip.models import CLIP_STATISTICS, IMAGENET_STATISTICS, MINI_CLIP, encode_image, encode_text, load_model
+from lmclip.models import (
+    CLIP_STATISTICS,
+    IMAGENET_STATISTICS,
+    MINI_CLIP,
+    encode_image,
+    encode_text,
+    load_model,
+    weights_id,
+)
 from lmclip.paths import results_dir
 from lmclip.records import Record, environment, is_finished, new_folder, peak_memory_mb, save_run
 
@@ -77,7 +85,7 @@ def train(
 
     protocols = {name: kept.summary for name, kept in best.items()}
     record = Record(
-        run_id=exp.run_id, experiment=exp, data=_describe(data), precision="fp32", history=history,
+        run_id=exp.run_id, experiment=exp, data=describe(profile, data), precision="fp32", history=history,
         protocols=protocols, seconds=time.perf_counter() - start, peak_memory_mb=peak_memory_mb(device),
         **environment(device),
     )  # fmt: skip
@@ -223,12 +231,14 @@ def _gradient_shares(terms: dict[str, torch.Tensor], parameters: list[nn.Paramet
     return {**norms, "gradient_cosine": cosine}
 
 
-def _describe(data: StudyData) -> dict:
+def describe(profile: Profile, data: StudyData) -> dict:
+    """What a record says of its data and weights; runs with different descriptions are not the same run."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     groups = data.train.groups
     return {
-        "splits": {name: {"name": s.name, "images": len(s), "fingerprint": s.fingerprint, **s.provenance}
-                   for name, s in splits.items() if s},
-        "class_names": list(data.train.class_names), "train_counts": data.train.counts.tolist(),
+        "splits": {name: {"name": split.name, "images": len(split), "fingerprint": split.fingerprint,
+                          "source": split.provenance["source"]} for name, split in splits.items() if split},
+        "weights": weights_id(profile.model), "class_names": list(data.train.class_names),
+        "train_counts": data.train.counts.tolist(),
         "groups": {name: [int(c) for c in getattr(groups, name)] for name in ("head", "medium", "tail")},
     }  # fmt: skip

@@ -7,8 +7,10 @@ committed in ``data/tuning/`` and read by notebooks 04 and 05.
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
 
 from lmclip.config import METHODS, RELEASE, Profile, experiment
 from lmclip.datasets import load_study_data
@@ -120,17 +122,34 @@ def _path(profile: Profile) -> Path:
     return TUNING / f"{profile.name}.json"  # smoke runs read the full search; they never write one
 
 
+class _Trial(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    method: str
+    learning_rate: float = Field(ge=0)
+    scoring: Literal["softmax", "logits"]
+    validation_mAP: float = Field(ge=0, le=1)
+    epoch: int
+    seconds: float
+
+
+class _Search(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: dict
+    trials: list[_Trial] = Field(min_length=1)
+
+
 def _read(profile: Profile) -> dict:
     path = _path(profile)
     try:
-        content = json.loads(path.read_text())
-        content["trials"][0]["validation_mAP"]
+        return _Search.model_validate_json(path.read_text()).model_dump()
     except FileNotFoundError:
         raise LMCLIPError(f"no search at {display(path)}; run `lmclip tune --profile {profile.name}`") from None
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise LMCLIPError(f"{display(path)} is no tuning record ({type(error).__name__}: {error}); restore it from "
-                          "the repository or run `lmclip tune`") from None  # fmt: skip
-    return content
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        advice = "restore it from the repository or run `lmclip tune` without it"
+        raise LMCLIPError(f"{display(path)} is no tuning record ({reason}); {advice}") from None
 
 
 def _write(path: Path, content: dict) -> None:

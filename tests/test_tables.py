@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lmclip.errors import LMCLIPError
 from lmclip.longtail import group_classes
-from lmclip.tables import compare, main_table, save_table, verdict
+from lmclip.tables import bootstrap_mean, compare, main_table, save_table, verdict, verdict_on_all
 
 
 @pytest.fixture
@@ -35,6 +36,30 @@ def test_one_run_has_no_range(frame):
 )  # fmt: skip
 def test_verdicts_need_every_seed(low, high, expected):
     assert verdict(pd.DataFrame({"low": low, "high": high})) == expected
+
+
+def test_a_verdict_needs_intervals_and_falls_with_any_rival():
+    with pytest.raises(LMCLIPError, match="no intervals"):
+        verdict(pd.DataFrame({"low": [], "high": []}))
+    won, lost = pd.DataFrame({"low": [0.1], "high": [0.2]}), pd.DataFrame({"low": [-0.2], "high": [-0.1]})
+    open_ = pd.DataFrame({"low": [-0.1], "high": [0.1]})
+    assert verdict_on_all([won, won]) == "supported" and verdict_on_all([won, lost]) == "contradicted"
+    assert verdict_on_all([won, open_]) == "not shown" and verdict_on_all([open_, open_]) == "not shown"
+
+
+def test_compare_refuses_to_pair_different_seeds():
+    scores = np.random.default_rng(0).random((50, 3))
+    targets, groups = (scores > 0.5).astype(int), group_classes(np.array([200, 50, 5]))
+    with pytest.raises(LMCLIPError, match="rival has no run with seed 1"):
+        compare({1: scores}, {"rival": {0: scores, 2: scores}}, targets, groups, 10)
+
+
+def test_bootstrap_of_a_mean_covers_the_truth_about_as_often_as_it_says():
+    rng, inside = np.random.default_rng(0), 0
+    for trial in range(200):
+        found = bootstrap_mean(rng.normal(0.3, 1, 80), np.zeros(80), 300, trial)
+        inside += found["low"] <= 0.3 <= found["high"]
+    assert 180 <= inside <= 199
 
 
 def test_compare_pairs_seeds_and_reuses_a_single_rival_run():

@@ -1,23 +1,22 @@
 """The loop: bit-repeatable, evaluating what it says, and leaving whole records or none."""
 
+import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from scipy.optimize import approx_fprime
 
 from lmclip import training
-from lmclip.config import METHODS, experiment, load_profile
-from lmclip.datasets import load_study_data
+from lmclip.config import METHODS, LossSettings, experiment, load_profile
+from lmclip.datasets import LongTailDataset, load_study_data
 from lmclip.errors import LMCLIPError
 from lmclip.evaluation import predict, scored, softmax
-from lmclip.matrix import run_matrix
+from lmclip.matrix import is_current, run_matrix
 from lmclip.metrics import multilabel_report
 from lmclip.models import load_model
 from lmclip.records import is_finished, load_record, load_records, load_scores, to_frame
@@ -188,21 +187,88 @@ def test_a_record_without_scores_is_made_again(setting, tmp_path):
     assert is_finished(tmp_path / record.run_id)
 
 
-def test_a_killed_run_leaves_no_record(setting, tmp_path):
+def test_a_run_killed_while_it_is_written_leaves_no_record(setting, tmp_path, monkeypatch):
+    """The process dies after record.json is there and before scores.npz is: nothing must pass for a run."""
+    profile, data = setting
+    record = run(setting, tmp_path / "good", "zero-shot")
+    (tmp_path / "record.json").write_text(record.model_dump_json())
     code = (
-        "import sys; from pathlib import Path; from lmclip.config import *; from lmclip.datasets import *\n"
-        "from lmclip.training import train\np = load_profile('glyph', smoke=True)\n"
-        "print('ready', flush=True)\n"
-        "train(experiment(p, 'bce', 0, 1e-3, epochs=500), p, load_study_data(p), Path(sys.argv[1]))"
+        "import os, sys, numpy as np; from pathlib import Path; from lmclip import records\n"
+        "np.savez_compressed = lambda *a, **k: os.kill(os.getpid(), 9)\n"
+        "record = records.Record.model_validate_json(Path(sys.argv[1]).read_text())\n"
+        "records.save_run(record, {}, Path(sys.argv[2]))"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    runs = tmp_path / profile.folder / "runs"
+    child = subprocess.run([sys.executable, "-c", code, str(tmp_path / "record.json"), str(runs)], capture_output=True)
+    assert child.returncode == -9 and list(runs.rglob("record.json")), "it must die in the middle, or it tests nothing"
+    monkeypatch.setenv("LMCLIP_RESULTS", str(tmp_path))
+    assert load_records(profile) == [] and not is_finished(runs / record.run_id)
+    train_again = run(setting, runs, "zero-shot")
+    assert [r.run_id for r in load_records(profile)] == [train_again.run_id]
+
+
+def test_a_run_on_other_data_or_weights_is_not_reused(setting, tmp_path, monkeypatch):
+    profile, data = setting
+    record = run(setting, tmp_path, "zero-shot")
+    assert is_current(tmp_path / record.run_id, profile, data)
+    labels = data.test.labels.copy()
+    labels[0, 0] ^= 1
+    changed = dataclasses.replace(data, test=dataclasses.replace(data.test, labels=labels))
+    assert not is_current(tmp_path / record.run_id, profile, changed)
+    monkeypatch.setattr(training, "weights_id", lambda name: "other weights")
+    assert not is_current(tmp_path / record.run_id, profile, data)
+
+
+def test_unreadable_scores_are_told(setting, tmp_path, monkeypatch):
+    profile, data = setting
+    monkeypatch.setenv("LMCLIP_RESULTS", str(tmp_path))
+    record = run(setting, tmp_path / profile.folder / "runs", "zero-shot")
+    path = tmp_path / profile.folder / "runs" / record.run_id / "scores.npz"
+    good = path.read_bytes()
+    for bad in (b"", b"PK\x03\x04", good[: len(good) // 2], b"nothing"):
+        path.write_bytes(bad)
+        with pytest.raises(LMCLIPError, match=r"scores\.npz is unreadable"):
+            load_scores(record, profile)
+    path.unlink()
+    with pytest.raises(LMCLIPError, match="no scores at"):
+        load_scores(record, profile)
+
+
+def test_twenty_steps_of_this_loop_equal_the_release(setting, golden, monkeypatch):
+    """The golden trajectory through the very learner that trains: its terms, optimiser, schedule and captions."""
+    numbers = np.load(golden / "trajectory.npz")
+    hyper, names = json.loads(str(numbers["hyper"])), tuple(json.loads(str(numbers["names"])))
+    model = open_clip.CLIP(**json.loads(str(numbers["model_kwargs"])))
+    load_golden_weights(model, numbers)
+    monkeypatch.setattr(training, "load_model", lambda name: (model, open_clip.get_tokenizer("ViT-B-16")))
+    labels = numbers["targets"].reshape(-1, len(names))  # 20 batches of 8 in a row
+    dataset = LongTailDataset("golden", [str(i) for i in range(len(labels))], labels, names)
+    loss = LossSettings(
+        bal_weight=hyper["lambda_bal"], **{k: hyper[k] for k in ("gamma_neg", "gamma_pos", "clip", "label_smoothing")}
     )
-    assert child.stdout.readline().strip() == b"ready"
-    time.sleep(3)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert not list(tmp_path.glob("**/record.json"))
+    exp = experiment(setting[0], "lm-clip-release", 0, hyper["lr"], epochs=hyper["epochs"], settings=loss)
+    learner = training.Learner(exp, setting[0], dataset, torch.device("cpu"))
+    learner.encode_image = lambda images: model.encode_image(
+        images.float(), normalize=True
+    )  # golden images are normalised
+    learner.loss.class_weight = torch.tensor(numbers["class_weight"])
+    found = []
+    for step, images in enumerate(numbers["images"]):
+        total = sum(learner.terms(torch.tensor(images), torch.arange(8) + 8 * step).values())
+        learner.optimizer.zero_grad()
+        total.backward()
+        learner.optimizer.step()
+        found.append(total.item())
+        if (step + 1) % hyper["steps_per_epoch"] == 0:
+            learner.schedule.step()
+    np.testing.assert_allclose(found, numbers["losses"], atol=1e-4, rtol=0)
+
+
+def load_golden_weights(model, numbers):
+    state = {key[len("init.") :]: torch.tensor(numbers[key]) for key in numbers.files if key.startswith("init.")}
+    rows = torch.zeros_like(model.state_dict()["token_embedding.weight"])
+    rows[torch.tensor(numbers["used_tokens"])] = state["token_embedding.weight"]
+    model.load_state_dict(state | {"token_embedding.weight": rows}, strict=False)
 
 
 def test_an_unwritable_results_folder_is_told(setting, tmp_path):

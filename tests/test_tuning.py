@@ -36,11 +36,28 @@ def test_a_missing_broken_or_incomplete_record_is_told(profile, tmp_path):
         tuning.chosen_settings(profile)
     path = tmp_path / "tuning" / "glyph.json"
     path.parent.mkdir()
-    for text in ("{", "[]", '{"trials": []}'):
+    good = {
+        "method": "BAL",
+        "learning_rate": 1e-4,
+        "scoring": "logits",
+        "validation_mAP": 0.5,
+        "epoch": 1,
+        "seconds": 1.0,
+    }
+    bad = [
+        good | change for change in ({"scoring": "x"}, {"validation_mAP": None}, {"validation_mAP": "0.5"}, {"lr": 1})
+    ]
+    bad += [{k: v for k, v in good.items() if k != "learning_rate"}]
+    for text in (
+        "{",
+        "[]",
+        '{"settings": {}, "trials": []}',
+        *(json.dumps({"settings": {}, "trials": [b]}) for b in bad),
+    ):
         path.write_text(text)
         with pytest.raises(LMCLIPError, match=r"glyph\.json is no tuning record"):
             tuning.chosen_settings(profile)
-    path.write_text(json.dumps({"trials": [{"method": "BAL", "learning_rate": 1e-4, "validation_mAP": 0.5}]}))
+    path.write_text(json.dumps({"settings": {}, "trials": [good]}))
     with pytest.raises(LMCLIPError, match="no trials of"):
         tuning.chosen_settings(profile)
 

@@ -45,9 +45,10 @@ def label_line_ends(axis: Axes, ends: dict[str, float]) -> None:
         return
     right = max(line.get_xdata()[-1] for line in axis.lines if len(line.get_xdata()))
     low, high = axis.get_ylim()
+    leader = {"arrowstyle": "-", "color": "#c8c8c8", "lw": 0.6, "relpos": (0, 0.5)}
     gap, place = 0.075 * (high - low), -float("inf")
     for name, y in sorted(ends.items(), key=lambda item: item[1]):
         place = max(y, place + gap)
         axis.annotate(name, (right, y), (1.04, (place - low) / (high - low)), xycoords="data",
                       textcoords="axes fraction", color=METHOD_LINES[name]["color"], va="center", fontsize=8,
-                      annotation_clip=False, arrowprops={"arrowstyle": "-", "color": "#c8c8c8", "lw": 0.6})  # fmt: skip
+                      annotation_clip=False, arrowprops=leader)  # fmt: skip

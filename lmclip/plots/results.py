@@ -55,10 +55,17 @@ def draw_ap_against_count(per_class: pd.DataFrame, methods: list[str], title: st
                 rows["images"], 100 * rows[method], s=26, color=GROUP_COLOURS[group], edgecolor="white", lw=0.5
             )
             axis.axhline(100 * rows[method].mean(), color=GROUP_COLOURS[group], lw=1, ls="--", zorder=0)
-        worst = per_class.nsmallest(3, method)
-        for _, row in pd.concat([worst, per_class.nlargest(2, method)]).iterrows():
+        ends = pd.concat([per_class.nsmallest(3, method), per_class.nlargest(2, method)])
+        for place, (_, row) in enumerate(ends.iterrows()):
+            offset = (5, 3) if place != 4 else (-5, -11)  # the two best often lie side by side
+            side = "left" if place != 4 else "right"
             axis.annotate(
-                row["class"], (row["images"], 100 * row[method]), (5, 3), textcoords="offset points", fontsize=8
+                row["class"],
+                (row["images"], 100 * row[method]),
+                offset,
+                textcoords="offset points",
+                fontsize=8,
+                ha=side,
             )
         axis.set(xscale="log", xlabel="training images of the class", title=method)
         axis.margins(x=0.15)
@@ -92,7 +99,7 @@ def draw_bootstrap(intervals: pd.DataFrame, title: str) -> np.ndarray:
                 axis.plot([100 * seed["low"], 100 * seed["high"]], [y, y], color=colour, lw=1.6)
                 axis.plot(100 * seed["difference"], y, "o", color=colour, ms=4, mfc=colour if sure else "white")
         axis.axvline(0, color="#c8553d", lw=1)
-        axis.set(xlabel="difference in mAP (points)", yticks=range(len(rivals)), yticklabels=rivals)
+        axis.set(xlabel="LM-CLIP minus rival (mAP points)", yticks=range(len(rivals)), yticklabels=rivals)
         axis.set_title(name, color=GROUP_COLOURS.get(name, "black"))
     axes[0].invert_yaxis()
     figure.suptitle(title)
@@ -115,6 +122,9 @@ def draw_embedding(points: np.ndarray, group: list[str], title: str, axis: Axes 
     for name, colour in GROUP_COLOURS.items():
         chosen = np.array(group) == name
         axis.scatter(*points[chosen].T, s=7, color=colour, lw=0, alpha=0.8)
+    for place, (name, colour) in enumerate(GROUP_COLOURS.items()):
+        axis.text(0.98, 0.98 - 0.05 * place, name, color=colour, transform=axis.transAxes, ha="right", va="top",
+                  fontweight="bold")  # fmt: skip
     axis.set(xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[], title=title)
     return axis
 
@@ -123,7 +133,7 @@ def draw_margins(margins: dict[str, np.ndarray], title: str) -> Axes:
     """How far the hardest negative stays below the weakest positive: one box per method over test images.
 
     Args:
-        margins: method → (N,) differences of cosine similarity, weakest positive minus hardest negative.
+        margins: method → (N,) weakest positive minus hardest negative, in standard deviations of an image's logits.
         title: the finding.
 
     Returns:
@@ -134,7 +144,7 @@ def draw_margins(margins: dict[str, np.ndarray], title: str) -> Axes:
                  medianprops={"color": "#c8553d", "lw": 2})  # fmt: skip
     axis.axvline(0, color="#9a9a9a", lw=1)
     axis.set(yticklabels=list(margins), title=title,
-             xlabel="cosine of the weakest positive − cosine of the hardest negative")  # fmt: skip
+             xlabel="weakest positive − hardest negative (standard deviations of the image's logits)")  # fmt: skip
     axis.invert_yaxis()
     return axis
 

@@ -1,5 +1,6 @@
 """The matrix of runs: method × seed, those that are not finished yet, several at a time on a CPU."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def run_matrix(
     work = (joblib.delayed(train)(exp, profile, data, folder, overwrite=True, evaluate_test=evaluate_test,
                                   progress=jobs == 1) for exp in todo)  # fmt: skip
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    # joblib replaces a worker that has grown, and says so; the run that follows starts in a fresh process.
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
     with tqdm(total=len(todo), desc=f"{jobs} at a time", unit="run", disable=not todo) as bar:
         for record in parallel(work):
             bar.update()

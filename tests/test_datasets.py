@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lmclip.benchmarks import COCO_CLASSES, PUBLISHED, VOC_CLASSES
 from lmclip.config import load_profile
-from lmclip.datasets import (
-    COCO_CLASSES,
-    PUBLISHED,
-    VOC_CLASSES,
-    load_study_data,
-    read_coco_annotations,
-    read_label_list,
-)
+from lmclip.datasets import load_study_data, read_coco_annotations, read_label_list
 from lmclip.errors import LMCLIPError
 
 

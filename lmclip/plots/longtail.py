@@ -178,7 +178,7 @@ def draw_samples(rows: Mapping[str, tuple[np.ndarray, Sequence[str]]], title: st
         for axis in line:
             axis.set_axis_off()
         for axis, image, caption in zip(line, images, captions, strict=False):
-            axis.imshow(image)
+            axis.imshow(image, interpolation="none")
             axis.text(
                 0.5, -0.04, textwrap.fill(caption, 24), transform=axis.transAxes, ha="center", va="top", fontsize=8
             )

@@ -160,7 +160,7 @@ def draw_mistakes(images: np.ndarray, captions: list[str], title: str, columns: 
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
-        axis.imshow(image)
+        axis.imshow(image, interpolation="none")
         axis.set_title(caption, fontsize=8, fontweight="normal", loc="center", y=-0.42)
     figure.suptitle(title)
     return axes

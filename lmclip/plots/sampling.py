@@ -151,7 +151,7 @@ def draw_most_drawn(images: np.ndarray, captions: Sequence[str], draws: Sequence
     """
     figure, axes = plt.subplots(1, len(images), figsize=(1.9 * len(images), 2.7), squeeze=False)
     for axis, image, caption, times in zip(axes[0], images, captions, draws, strict=True):
-        axis.imshow(image)
+        axis.imshow(image, interpolation="none")
         axis.set_axis_off()
         words = caption.removeprefix("a photo of a ").replace(", ", "\n")
         axis.set_title(f"{times:.1f} ×", loc="center")

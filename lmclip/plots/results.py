@@ -149,7 +149,7 @@ def draw_margins(margins: dict[str, np.ndarray], title: str) -> Axes:
     return axis
 
 
-def draw_mistakes(images: np.ndarray, captions: list[str], title: str, columns: int = 8) -> np.ndarray:
+def draw_pictures(images: np.ndarray, captions: list[str], title: str, columns: int = 8) -> np.ndarray:
     """Pictures with a line of text below each: (n, H, W, 3) uint8 images and n captions.
 
     Returns:
@@ -161,6 +161,6 @@ def draw_mistakes(images: np.ndarray, captions: list[str], title: str, columns: 
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
         axis.imshow(image, interpolation="none")
-        axis.set_title(caption, fontsize=8, fontweight="normal", loc="center", y=-0.42)
+        axis.text(0.5, -0.05, caption, fontsize=8, ha="center", va="top", transform=axis.transAxes)
     figure.suptitle(title)
     return axes

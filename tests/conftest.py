@@ -1,9 +1,13 @@
 """Where tests find their reference numbers."""
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
+import open_clip
 import pytest
+import torch
 
 HERE = Path(__file__).resolve().parent
 
@@ -21,3 +25,16 @@ def reference() -> Path:
     if not folder.is_dir():
         pytest.skip("the benchmarks' label lists are not here: set LMCLIP_REFERENCE to the folder that holds them")
     return folder
+
+
+@pytest.fixture
+def golden_clip(golden):
+    """The tiny CLIP that the golden trajectory starts from, and the trajectory's numbers."""
+    numbers = np.load(golden / "trajectory.npz")
+    model = open_clip.CLIP(**json.loads(str(numbers["model_kwargs"])))
+    state = {key[len("init.") :]: torch.tensor(numbers[key]) for key in numbers.files if key.startswith("init.")}
+    rows = torch.zeros_like(model.state_dict()["token_embedding.weight"])
+    rows[torch.tensor(numbers["used_tokens"])] = state["token_embedding.weight"]
+    missing, unexpected = model.load_state_dict(state | {"token_embedding.weight": rows}, strict=False)
+    assert not unexpected and set(missing) <= {"attn_mask"}
+    return model, numbers

@@ -1,124 +1,91 @@
 """Settings: frozen, validated, and complete enough to name a run.
 
-``Profile`` says which data, which model and how much of it; ``Experiment`` says what one training run does.
-Unknown keys and values out of range are errors, never ignored.
+``Profile`` (profiles.py) says which data, which model and how much of it; ``Experiment`` says what one training run
+does. Unknown keys and values out of range are errors, never ignored.
 """
 
+import ast
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 
 from lmclip.errors import LMCLIPError
+from lmclip.profiles import (
+    BACKBONES,
+    PROFILE_OVERRIDES,
+    PROFILES,
+    RELEASE,
+    SMOKE,
+    SMOKE_GLYPH,
+    SMOKE_PHOTOGRAPHS,
+    LossSettings,
+    Profile,
+    Settings,
+    weights_label,
+)
 
 LossName = Literal["none", "bce", "focal", "cb-focal", "db", "db-focal", "asl", "bal"]
 SamplerName = Literal["uniform", "class-aware", "inverse-frequency", "power"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def load_profile(
+    name: str, smoke: bool = False, backbone: str = "", weights: str = "auto", overrides: Mapping | str = ()
+) -> Profile:
+    """The profile called ``name``.
 
-    @classmethod
-    def checked(cls, **values: Any):
-        """Construct from ``values``.
-
-        Raises:
-            LMCLIPError: an unknown key or a value out of range; one sentence that names the key.
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            known = ", ".join(cls.model_fields)
-            raise LMCLIPError(f"{cls.__name__}.{key}: {first['msg']}; its settings are {known}") from None
-
-
-class LossSettings(_Settings):
-    """The method's own hyper-parameters; symbols as in the paper."""
-
-    bal_weight: float = Field(0.4, ge=0)  # λ: total = contrastive + λ · BAL
-    gamma_neg: float = Field(9.8, ge=0)  # γ₋
-    gamma_pos: float = Field(0.0, ge=0)  # γ₊
-    clip: float = Field(0.05, ge=0, lt=1)  # m, probability shift of the negatives
-    label_smoothing: float = Field(0.1, ge=0, lt=1)  # ε
-    power: float = Field(1.35, ge=0)  # s of the class weights and of the sampler
-
-
-# The four configurations that the release ships (release of August 2024), with their learning rates.
-RELEASE = {
-    ("voc", "vit-b-16"): (LossSettings(), 1e-6),
-    ("voc", "rn50"): (LossSettings(bal_weight=0.2, gamma_neg=12.0, label_smoothing=0.01, power=0.7), 2e-6),
-    ("coco", "vit-b-16"): (LossSettings(bal_weight=5.0, power=1.6), 1e-6),
-    ("coco", "rn50"): (LossSettings(bal_weight=6.0), 1e-7),
-}
-
-
-class Profile(_Settings):
-    """One size of truth: which data, which model, how long."""
-
-    name: Literal["glyph", "voc", "coco"]
-    smoke: bool = False
-    model: str
-    image_size: int  # pixels per side
-    max_count: int  # of the Pareto reference
-    min_count: int = 1
-    alpha: float = 6.0
-    longtail_seed: int = 0
-    head_min: int = 100  # a head class has at least so many training images
-    tail_max: int = 20  # a tail class has fewer
-    pool_size: int = 0  # rendered scenes that the long tail is drawn from (glyph only)
-    validation_size: int = 0  # images, from the unused pool (glyph only)
-    test_size: int = 0  # images (glyph only)
-    epochs: int
-    batch_size: int
-    seeds: tuple[int, ...] = (0, 1, 2)
-    methods: tuple[str, ...] = ("zero-shot", "bce", "asl", "bal", "contrastive", "lm-clip-no-sampler",
-                                "lm-clip-release", "lm-clip")  # fmt: skip
-    learning_rates: tuple[float, ...] = ()  # the grid of `lmclip tune`
-    loss: LossSettings = LossSettings()
-
-    @property
-    def folder(self) -> str:
-        """Name of the results folder; smoke runs have one of their own, so that they overwrite nothing."""
-        return f"{self.name}-smoke" if self.smoke else self.name
-
-
-PROFILES = {
-    "glyph": Profile(
-        name="glyph", model="mini-clip", image_size=64, max_count=850, pool_size=20_000, validation_size=1_000,
-        test_size=2_000, epochs=8, batch_size=32, learning_rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
-    ),
-    "voc": Profile(
-        name="voc", model="ViT-B-16-quickgelu", image_size=224, max_count=800, epochs=50, batch_size=8,
-        learning_rates=(1e-6,), loss=RELEASE["voc", "vit-b-16"][0],
-    ),
-    "coco": Profile(
-        name="coco", model="ViT-B-16-quickgelu", image_size=224, max_count=1_200, epochs=50, batch_size=8,
-        learning_rates=(1e-6,), loss=RELEASE["coco", "vit-b-16"][0],
-    ),
-}  # fmt: skip
-
-_SMOKE = {"smoke": True, "pool_size": 3_000, "max_count": 120, "validation_size": 80, "test_size": 160, "epochs": 1,
-          "seeds": (0, 1)}  # fmt: skip
-
-
-def load_profile(name: str, smoke: bool = False) -> Profile:
-    """The profile called ``name``; with ``smoke``, the smallest size that still runs every line.
+    Args:
+        name: "glyph", "voc" or "coco".
+        smoke: the smallest size that still runs every line.
+        backbone: "rn50", "vit-b-16" (the default) or "vit-l-14" of the real benchmarks; glyph has the mini CLIP.
+        weights: "auto", "random" or the path of a weights file.
+        overrides: settings that differ from the profile's, by name: seeds, methods, and any of `LossSettings` and
+            `Experiment`, as ``{"epochs": 10, "bal_weight": 0.2, "precision": "bf16"}``; also as text, which is what
+            papermill hands on.
 
     Raises:
-        LMCLIPError: no profile of that name.
+        LMCLIPError: no such profile, backbone, weights file or setting, or a value out of range.
     """
     if name not in PROFILES:
         raise LMCLIPError(f"unknown profile {name!r}; choose one of: {', '.join(PROFILES)}")
     profile = PROFILES[name]
-    if not smoke:
-        return profile
-    sizes = _SMOKE if name == "glyph" else {"smoke": True, "epochs": 1, "seeds": (0, 1)}
-    return profile.model_copy(update=sizes)
+    backbones = ("mini-clip",) if name == "glyph" else tuple(BACKBONES)[1:]
+    if backbone and backbone not in backbones:
+        raise LMCLIPError(f"profile {name} has no backbone {backbone!r}; choose one of: {', '.join(backbones)}")
+    values = profile.model_dump() | {"backbone": backbone or profile.backbone, "weights": weights}
+    if name != "glyph":
+        values["loss"] = RELEASE[name, values["backbone"]][0].model_dump()
+    if smoke:
+        values |= SMOKE | (SMOKE_GLYPH if name == "glyph" else SMOKE_PHOTOGRAPHS)
+    given = _as_mapping(overrides)
+    values |= {key: value for key, value in given.items() if key in PROFILE_OVERRIDES}
+    values["loss"] |= {key: value for key, value in given.items() if key in LossSettings.model_fields}
+    values["overrides"] = {k: v for k, v in given.items() if k not in (*PROFILE_OVERRIDES, *LossSettings.model_fields)}
+    values["loss"] = LossSettings.checked(**values["loss"])
+    profile = Profile.checked(**values)
+    weights_label(weights)  # a file that is not there is better known now
+    for method in profile.methods:  # so are settings that do not exist, or do not go together
+        experiment(profile, method)
+    return profile
 
 
-class Method(_Settings):
+def _as_mapping(overrides: Mapping | str) -> dict[str, Any]:
+    if isinstance(overrides, str) and overrides:
+        try:
+            overrides = ast.literal_eval(overrides)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            pass  # told below, with what was expected
+    if not overrides:
+        return {}
+    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+        raise LMCLIPError(
+            f"overrides must be a mapping such as {{'epochs': 10, 'precision': 'bf16'}}, not {overrides!r}"
+        )
+    return dict(overrides)
+
+
+class Method(Settings):
     """Which terms a method trains and how it draws its images."""
 
     title: str
@@ -126,10 +93,17 @@ class Method(_Settings):
     contrastive: bool = False
     sampler: SamplerName = "uniform"
     fidelity: Literal["release", "clean"] = "clean"
+    templates: Literal["release", "ensemble"] = "release"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it trains anything; zero-shot does not."""
+        return self.loss != "none" or self.contrastive
 
 
 METHODS = {
     "zero-shot": Method(title="zero-shot"),
+    "zero-shot-ensemble": Method(title="zero-shot, 80 templates", templates="ensemble"),
     "bce": Method(title="BCE", loss="bce"),
     "focal": Method(title="focal", loss="focal"),
     "cb-focal": Method(title="CB-focal", loss="cb-focal"),
@@ -146,7 +120,7 @@ METHODS = {
 }
 
 
-class Experiment(_Settings):
+class Experiment(Settings):
     """One run. Every field lands in its record; the digest of all fields is part of the run's name."""
 
     profile: str
@@ -166,33 +140,101 @@ class Experiment(_Settings):
     smooth_negatives: bool  # release.md defect 5: smoothing reaches the negative branch
     clamp_logit_scale: bool  # defect 15: exp(logit_scale) stays ≤ 100, as in CLIP's own training
     clip_statistics: bool  # defect 11: images normalised with CLIP's statistics, not ImageNet's
+    # Settings that came later. At their default they leave a run's name as it was.
+    resize: Literal["squash", "crop"] = "squash"  # defect 11: squashed as in the release; or CLIP's own centre crop
+    backbone: str = "mini-clip"
+    weights: str = "auto"
+    templates: Literal["release", "ensemble"] = "release"  # "a photo of a {}"; or the mean over CLIP's 80
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of the two towers; losses are always fp32
+    grad_checkpointing: bool = False  # less memory for more time; the same numbers
+    draws: int = Field(0, ge=0)  # training images per epoch; 0: as many as there are
+    accumulate: int = Field(1, ge=1)  # parts that a batch is split into; the loss must be a mean over images
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        if self.accumulate > 1 and (reason := self._indivisible()):
+            raise ValueError(f"a batch can't be split: {reason}; use grad_checkpointing or bf16 to save memory")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"a batch of {self.batch_size} can't be split into {self.accumulate} equal parts")
+        if self.templates == "ensemble" and (self.loss != "none" or self.contrastive):
+            raise ValueError("the 80 templates are for zero-shot; training uses the release's one")
+        return self
+
+    def _indivisible(self) -> str:
+        if self.contrastive:
+            return "the contrastive loss compares every image with every caption of its batch"
+        if self.loss == "bal":
+            return "BAL divides the logits by the largest of the whole batch"
+        if self.backbone in ("rn50", "mini-clip"):
+            return "a ResNet's BatchNorm takes its statistics over the batch"
+        return ""
 
     @property
     def run_id(self) -> str:
         """Folder name of the run: method, seed and eight digits of the settings' sha256."""
-        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+        added = ("resize", "backbone", "weights", "templates", "precision", "grad_checkpointing", "draws",
+                 "accumulate")  # fmt: skip
+        unchanged = {name for name in added if getattr(self, name) == type(self).model_fields[name].default}
+        digest = hashlib.sha256(self.model_dump_json(exclude=unchanged).encode()).hexdigest()[:8]
         return f"{self.method}_s{self.seed}_{digest}"
 
 
 def experiment(
     profile: Profile, method: str, seed: int = 0, learning_rate: float = 0.0, **overrides: Any
 ) -> Experiment:
-    """The run of ``method`` on ``profile``, with single settings overridden by name.
+    """The run of ``method`` on ``profile``, with single settings overridden by name (and by the profile's overrides).
 
     ``fidelity="release"`` reproduces what the release computes, its defects included; ``"clean"`` mends them.
     A mended defect is one setting, so that ablations can toggle each alone.
 
     Raises:
-        LMCLIPError: unknown method, unknown setting, or a value out of range.
+        LMCLIPError: unknown method, unknown setting, a value out of range, or settings that do not go together.
     """
     if method not in METHODS:
         raise LMCLIPError(f"unknown method {method!r}; choose one of: {', '.join(METHODS)}")
+    overrides = {**overrides, **profile.overrides}
     clean = overrides.get("fidelity", METHODS[method].fidelity) == "clean"
     values = {
-        "profile": profile.name, "smoke": profile.smoke, "method": method, "seed": seed,
-        "epochs": 0 if method == "zero-shot" else profile.epochs, "batch_size": profile.batch_size,
-        "learning_rate": learning_rate, "settings": profile.loss,
-        "smooth_negatives": clean, "clamp_logit_scale": clean, "clip_statistics": clean,
-        **METHODS[method].model_dump(exclude={"title"}),
+        "profile": profile.name, "smoke": profile.smoke, "method": method, "seed": seed, "epochs": profile.epochs,
+        "batch_size": profile.batch_size, "draws": profile.draws, "learning_rate": learning_rate,
+        "settings": profile.loss, "smooth_negatives": clean, "clamp_logit_scale": clean, "clip_statistics": clean,
+        "resize": "crop" if clean and profile.name != "glyph" else "squash",  # a rendered scene is square
+        "backbone": profile.backbone, "weights": weights_label(profile.weights),
+        **METHODS[method].model_dump(exclude={"title"}), **overrides,
     }  # fmt: skip
-    return Experiment.checked(**{**values, **overrides})
+    if not METHODS[method].trained:
+        values |= {"epochs": 0, "learning_rate": 0.0, "accumulate": 1}
+    return Experiment.checked(**values)
+
+
+def preset(name: str, fidelity: Literal["release", "clean"] = "release", **overrides: Any) -> Experiment:
+    """LM-CLIP as configured by the release for a benchmark and backbone, such as ``"voc-rn50"``.
+
+    Args:
+        name: one of `PRESETS`. The release ships no configuration for ViT-L/14; it gets ViT-B/16's.
+        fidelity: with the release's defects, or with these mended.
+        overrides: single settings that differ.
+
+    Raises:
+        LMCLIPError: no such preset or setting.
+    """
+    if name not in PRESETS:
+        raise LMCLIPError(f"unknown preset {name!r}; choose one of: {', '.join(PRESETS)}")
+    profile = load_profile(PRESETS[name][0], backbone=PRESETS[name][1])
+    return experiment(profile, "lm-clip", learning_rate=RELEASE[PRESETS[name]][1], fidelity=fidelity, **overrides)
+
+
+PRESETS = {f"{name}-{backbone}": (name, backbone) for name, backbone in RELEASE}
+
+
+def caveat(profile: Profile, data: Any = None) -> str:
+    """What keeps a table from being a result: "" or, for example, "SAMPLE, RANDOM WEIGHTS · ", to open its title with.
+
+    Args:
+        profile: the profile, for random weights and smoke size.
+        data: its splits; where they differ from the published benchmark, they are a sample.
+    """
+    reasons = ["sample"] if data is not None and data.differences else []
+    reasons += ["random weights"] if profile.weights == "random" else []
+    reasons += ["smoke size"] if profile.smoke else []
+    return f"{', '.join(reasons).upper()} · " if reasons else ""

@@ -62,7 +62,7 @@ def parse_value(text: str, default: object, what: str) -> object:
         if not default or all(_fits(member, default[0]) for member in value):
             return type(default)(value)
     elif type(value) is type(default):
-        return value
+        return _listed(value) if isinstance(value, dict) else value
     raise LMCLIPError(f"{what} takes a value of type {type(default).__name__}, such as {default!r}, not {text!r}.")
 
 
@@ -80,6 +80,13 @@ def _parsed(text: str) -> object:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _listed(value: object) -> object:
+    """``value`` with lists in place of tuples, which papermill would hand on as text."""
+    if isinstance(value, dict):
+        return {key: _listed(member) for key, member in value.items()}
+    return [_listed(member) for member in value] if isinstance(value, (list, tuple)) else value
 
 
 def _fits(member: object, example: object) -> bool:

@@ -2,14 +2,17 @@
 
 Reading order, in which data flows; no module imports one that stands below it:
 
-    errors, paths, config          what went wrong, where things are, what a run is
-    backgrounds, glyphs, glyphmlt  rendered scenes, and GlyphMLT made of them
-    longtail, benchmarks, datasets head-to-tail selection; published facts; one data set class for all
-    sampling, loss_terms, losses   which images are drawn; what pulls at the model
-    models                         CLIP and the mini CLIP
-    metrics, records, evaluation   how good; what a run leaves; which epoch counts
-    training, matrix, tuning       one loop; many runs; one fair search
-    pretrain                       where the mini CLIP comes from
-    tables, plots                  what the notebooks show
-    parameters, freshness, execution, study, cli   the runner and the command line
+    errors, paths, profiles, config    what went wrong, where things are, what a run is
+    longtail, benchmarks               head-to-tail selection; published facts
+    backgrounds, glyphs, glyphmlt      rendered scenes, and GlyphMLT made of them
+    annotations, sources               XML, JSON and lists; the folders of VOC and COCO
+    images, splits, mlt, datasets      decoded images; one data set class; VOC-MLT and COCO-MLT; all of them
+    archives, download, check          what is fetched, and what is there
+    sampling, loss_terms, losses       which images are drawn; what pulls at the model
+    models                             CLIP and the mini CLIP
+    metrics, records, evaluation       how good; what a run leaves; which epoch counts
+    learner, training, matrix, tuning  what trains; one loop; many runs; one fair search
+    pretrain                           where the mini CLIP comes from
+    published, tables, plots           what others report; what the notebooks show
+    parameters, freshness, execution, study, cli  the runner and the command line
 """

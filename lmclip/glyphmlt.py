@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lmclip import glyphs
+from lmclip.longtail import balanced_subset
 from lmclip.paths import atomic_write
 
 POOL, TEST = 1, 2  # seed streams; pre-training scenes use (bank seed, 1, i), these (SEED, stream, i)
@@ -88,36 +89,6 @@ def draw_contents(rng: np.random.Generator) -> list[str]:
     if rng.random() < TWICE:
         names.append(names[rng.integers(len(names))])
     return names
-
-
-def balanced_subset(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose images so that classes are roughly balanced.
-
-    Each step serves the class that has fewest images so far; of up to ten random unused images of that class it
-    takes the one whose labels are, on average, rarest so far (which spares images with many labels no less than
-    images with one).
-
-    Args:
-        labels: (N, C) 0/1 label matrix.
-        size: number of images to choose, at most N.
-
-    Returns:
-        (size,) sorted row indices.
-    """
-    counts, unused, chosen = np.zeros(labels.shape[1]), np.ones(len(labels), dtype=bool), []
-    for _ in range(size):
-        for rarest in np.argsort(counts, kind="stable"):
-            candidates = np.flatnonzero(unused & (labels[:, rarest] == 1))
-            if len(candidates):
-                break
-        else:  # only unlabelled images are left
-            candidates = np.flatnonzero(unused)
-        tried = rng.choice(candidates, min(10, len(candidates)), replace=False)
-        best = tried[np.argmin(labels[tried] @ counts / np.maximum(labels[tried].sum(1), 1))]
-        unused[best] = False
-        counts += labels[best]
-        chosen.append(best)
-    return np.sort(chosen)
 
 
 def _label_matrix(contents: list[list[str]]) -> np.ndarray:

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from trees import write_voc
 
 from lmclip.benchmarks import COCO_CLASSES, PUBLISHED, VOC_CLASSES
 from lmclip.config import load_profile
 from lmclip.datasets import load_study_data, read_coco_annotations, read_label_list
 from lmclip.errors import LMCLIPError
+from lmclip.mlt import published_facts, validation_split
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +57,7 @@ def test_full_glyph_profile_has_the_sizes_of_the_design(tmp_path, monkeypatch):
 def test_official_lists_give_the_published_facts(name, reference, monkeypatch):
     monkeypatch.setenv("LMCLIP_DATA", str(reference))
     data, facts = load_study_data(load_profile(name)), PUBLISHED[name]
-    groups = data.train.groups
-    found = {"train images": len(data.train), "test images": len(data.test), "head classes": len(groups.head),
-             "medium classes": len(groups.medium), "tail classes": len(groups.tail),
-             "smallest class": data.train.counts.min(), "largest class": data.train.counts.max(),
-             "train sha256": data.train.id_sha256}  # fmt: skip
-    assert found == facts
+    assert published_facts(data.train, data.test) == facts and data.differences == ()
     if name == "coco":
         assert (data.test.labels.sum(1) == 0).sum() == 48
 
@@ -70,20 +68,105 @@ def test_class_names_are_the_benchmarks_own(reference):
         assert [line.rsplit(maxsplit=1)[0].strip() for line in lines if line.strip()] == list(ours)
 
 
-def test_voc_pool_rebuilds_the_official_list(reference, monkeypatch):
-    monkeypatch.setenv("LMCLIP_DATA", str(reference))
-    data = load_study_data(load_profile("voc"))
-    rebuilt = {data.pool.image_ids[i] for i in data.build.indices}
-    assert rebuilt == set(data.train.image_ids) and len(rebuilt) == 1142
+@pytest.fixture(scope="module")
+def devkit(reference, tmp_path_factory):
+    """A VOCdevkit with the annotations of VOC2012 trainval (11,540) and VOC2007 test (4,952), and no images."""
+    folder = tmp_path_factory.mktemp("mine") / "VOCdevkit"
+    with np.load(reference / "voc2012_trainval_labels.npz", allow_pickle=False) as rows:
+        write_voc(folder, 2012, "trainval", [str(name) for name in rows["ids"]], rows["labels"])
+    paths, labels = read_label_list(reference / "voc_mlt_test.txt", VOC_CLASSES)
+    write_voc(folder, 2007, "test", [Path(path).stem for path in paths], labels)
+    return folder
 
 
-def test_real_coco_annotations_are_read(reference):
-    images, labels, names = read_coco_annotations(reference / "coco_sample/annotations/instances_val2017.json")
-    assert list(names) == list(COCO_CLASSES) and labels.shape == (len(images), 80)
-    listed = (reference / "coco_mlt_test.txt").read_text().splitlines()
-    official = {line.split()[0].split("/")[1]: {int(i) for i in line.split()[1:]} for line in listed}
-    for image, row in zip(images, labels, strict=True):
-        assert set(np.flatnonzero(row)) == official[image["file_name"]]
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCLIP_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_voc_annotations_rebuild_the_official_benchmark_image_by_image(devkit, reference, data_folder):
+    data = load_study_data(load_profile("voc"), source=str(devkit))
+    paths, labels = read_label_list(reference / "voc_mlt_train.txt", VOC_CLASSES)
+    official = {Path(path).stem: row.tolist() for path, row in zip(paths, labels, strict=True)}
+    assert dict(zip(data.train.image_ids, data.train.labels.tolist(), strict=True)) == official
+    listed = load_study_data(load_profile("voc"), *(str(reference / f"voc_mlt_{w}.txt") for w in ("train", "test")))
+    assert listed.train.fingerprint == data.train.fingerprint and listed.test.fingerprint == data.test.fingerprint
+    assert data.differences == () and data.train.provenance["published list"] == "the same images"
+    assert data.train.provenance["source"] == "rebuilt from VOC2012 annotations"
+    assert len(data.pool) == 11_540 and (data.pool.labels[data.build.indices] == data.train.labels).all()
+    assert len(data.test) == 4_952 and data.test.groups is data.train.groups
+    assert data.validation is None and not data.train.has_images  # annotations only
+
+
+def test_a_given_list_comes_before_the_annotations(devkit, reference, data_folder, tmp_path):
+    lines = (reference / "voc_mlt_train.txt").read_text().splitlines()
+    (tmp_path / "half.txt").write_text("\n".join(lines[::2]))
+    data = load_study_data(load_profile("voc"), train_list=str(tmp_path / "half.txt"), source=str(devkit))
+    assert len(data.train) == 571 and data.pool is not None and len(data.build.indices) == 1142
+    assert "train images: 571, published 1142" in data.differences and len(data.test) == 4_952
+    assert data.train.provenance["source"] == "label list"
+    assert data.train.files[0].is_relative_to(devkit)
+
+
+def test_other_settings_are_told_as_differences(devkit, data_folder):
+    profile = load_profile("voc").model_copy(update={"longtail_seed": 1})
+    differences = load_study_data(profile, source=str(devkit)).differences
+    assert any(phrase.startswith("train sha256: ") and "published 6fa70d5b…" in phrase for phrase in differences)
+
+
+def test_validation_images_are_unused_balanced_and_there(devkit, reference, data_folder, tmp_path):
+    profile = load_profile("voc")
+    data = load_study_data(profile, source=str(devkit))
+    split = validation_split(profile, data.pool, data.train)
+    assert len(split) == profile.validation_size and not set(split.image_ids) & set(data.train.image_ids)
+    assert split.image_ids == validation_split(profile, data.pool, data.train).image_ids
+    assert split.counts.min() > profile.validation_size / 40
+
+    (tmp_path / "list.txt").write_text("\n".join(f"{name}.jpg 3" for name in split.image_ids[:40]))
+    other = load_study_data(profile, train_list=str(tmp_path / "list.txt"), source=str(devkit))
+    assert not set(validation_split(profile, other.pool, other.train).image_ids) & set(split.image_ids[:40])
+
+
+def test_validation_is_there_once_all_its_images_are(data_folder, tmp_path):
+    labels = np.tile(np.eye(20, dtype=np.uint8), (4, 1))
+    ids = [f"2008_{row:06}" for row in range(80)]
+    for year, name in ((2012, "trainval"), (2007, "test")):
+        write_voc(tmp_path, year, name, ids, labels, images=80)
+    profile = load_profile("voc").model_copy(update={"max_count": 2, "validation_size": 10})
+    data = load_study_data(profile, source=str(tmp_path))
+    assert len(data.validation) == 10 and data.validation.has_images
+    assert not set(data.validation.image_ids) & set(data.train.image_ids)
+    data.validation.files[7].unlink()
+    assert load_study_data(profile, source=str(tmp_path)).validation is None
+
+
+def test_coco_sample_is_rebuilt_and_its_differences_told(reference, data_folder):
+    data = load_study_data(load_profile("coco"), source=str(reference / "coco_sample"))
+    assert len(data.train) == len(data.test) == 80 and data.train.has_images and data.test.has_images
+    assert {"train images: 80, published 1909", "test images: 80, published 5000"} <= set(data.differences)
+    assert data.train.provenance["source"] == "rebuilt from COCO train2017 annotations"
+    assert data.train.provenance["published list"] == "other images"
+    assert data.test.images([0, 3], size=32).shape == (2, 32, 32, 3)
+
+
+def test_smoke_keeps_the_first_test_images_and_all_training_images(reference, data_folder):
+    profile = load_profile("coco", smoke=True).model_copy(update={"test_limit": 5})
+    whole = load_study_data(load_profile("coco"), source=str(reference / "coco_sample"))
+    data = load_study_data(profile, source=str(reference / "coco_sample"))
+    assert data.train.image_ids == whole.train.image_ids and data.test.image_ids == whole.test.image_ids[:5]
+
+
+def test_a_pool_that_lacks_a_class_is_named(data_folder, tmp_path):
+    write_voc(tmp_path, 2012, "trainval", ["2008_000001"], np.eye(20, dtype=np.uint8)[:1])
+    with pytest.raises(LMCLIPError, match=r"no long tail can be drawn from trainval\.txt: class 1 has no image"):
+        load_study_data(load_profile("voc"), source=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["voc", "coco"])
+def test_without_any_data_the_command_that_helps_is_named(name, data_folder):
+    with pytest.raises(LMCLIPError, match=f"run `lmclip check {name}`"):
+        load_study_data(load_profile(name))
 
 
 def test_a_list_by_parameter_and_missing_images(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lmclip import glyphmlt, glyphs
 from lmclip.backgrounds import BACKGROUNDS, SIZE
+from lmclip.longtail import balanced_subset
 
 STYLES = {"pretrain": glyphs.PRETRAIN, "downstream": glyphs.DOWNSTREAM}
 
@@ -80,7 +81,7 @@ def test_themes_name_known_classes_and_reach_all_of_them():
 def test_balanced_subset_is_balanced_where_the_pool_allows():
     rng = np.random.default_rng(0)
     labels = (rng.random((4000, 12)) < np.geomspace(0.5, 0.02, 12)).astype(np.uint8)
-    chosen = glyphmlt.balanced_subset(labels, 300, np.random.default_rng(1))
+    chosen = balanced_subset(labels, 300, np.random.default_rng(1))
     counts = labels[chosen].sum(0)
     assert len(set(chosen)) == 300 and (np.diff(chosen) > 0).all()
     assert counts.max() / counts.min() < 1.5 < labels.sum(0).max() / labels.sum(0).min()
@@ -88,7 +89,7 @@ def test_balanced_subset_is_balanced_where_the_pool_allows():
 
 def test_balanced_subset_can_take_everything():
     labels = np.eye(5, dtype=np.uint8)[[0, 0, 1, 2, 3, 4, 4]]
-    assert glyphmlt.balanced_subset(labels, 7, np.random.default_rng(0)).tolist() == list(range(7))
+    assert balanced_subset(labels, 7, np.random.default_rng(0)).tolist() == list(range(7))
 
 
 def test_annotations_are_coco_and_deterministic(tmp_path):

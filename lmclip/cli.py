@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from lmclip.errors import LMCLIPError
@@ -19,6 +19,8 @@ app = SubcommandApp()
 def study(
     profile: str = "glyph",
     smoke: bool = False,
+    backbone: str = "",
+    weights: str = "auto",
     only: tuple[str, ...] = (),
     start: Annotated[str, arg(name="from")] = "",
     force: bool = False,
@@ -30,6 +32,8 @@ def study(
     Args:
         profile: Which data and model: glyph, voc or coco.
         smoke: The smallest size that still runs every line; results go to results/PROFILE-smoke and mean nothing.
+        backbone: Of voc and coco: rn50, vit-b-16 (the default) or vit-l-14.
+        weights: auto (OpenAI's, fetched when needed; glyph has its own), random, or the path of a weights file.
         only: Run these notebooks alone, by number.
         start: Run from this notebook on, by number.
         force: Run notebooks that are up to date too.
@@ -40,26 +44,31 @@ def study(
     from lmclip.study import list_study, run_study
 
     if list_only:
-        return list_study(profile, smoke)
+        return list_study(profile, smoke, backbone, weights)
     try:
-        run_study(profile, smoke=smoke, only=only, start=start, force=force, given=parameter)
+        run_study(profile, smoke=smoke, backbone=backbone, weights=weights, only=only, start=start, force=force,
+                  given=parameter)  # fmt: skip
     except NotebookFailed as error:
         sys.exit(_end(f"lmclip: {error}", 1))
 
 
 @app.command
-def tune(profile: str = "glyph", methods: tuple[str, ...] = (), jobs: int = -1) -> None:
+def tune(
+    profile: str = "glyph", backbone: str = "", methods: tuple[str, ...] = (), jobs: int = -1, source: str = ""
+) -> None:
     """Search every method's learning rate on the validation images and record it in data/tuning/.
 
     Args:
-        profile: Which data and model; it needs a validation set.
+        profile: Which data; it needs a validation set.
+        backbone: Of voc and coco, as for `study`.
         methods: Methods to search; all of the profile's when empty. Other methods' recorded trials are kept.
         jobs: Runs at a time; -1 is one per core, at most four.
+        source: The folder of an existing VOCdevkit or COCO download; empty: the data folder.
     """
     from lmclip.config import load_profile
     from lmclip.tuning import tune
 
-    print(tune(load_profile(profile), methods, jobs).to_string(index=False))
+    print(tune(load_profile(profile, backbone=backbone), methods, jobs, source).to_string(index=False))
 
 
 @app.command
@@ -105,6 +114,40 @@ def pretrain(
 
     pretrain(Recipe(seed=seed, samples=samples, precision=precision), folder, data_dir() / "glyph")
     print("zero-shot on GlyphMLT's test images:", judge(folder))
+
+
+@app.command
+def download(
+    data: Annotated[Literal["voc", "coco"], Positional],
+    folder: str = "",
+    everything: Annotated[bool, arg(name="all")] = False,
+    train_list: str = "",
+) -> None:
+    """Fetch the photographs and annotations of a real benchmark; what is there already is left alone.
+
+    Args:
+        data: Which benchmark.
+        folder: Where to; the data folder when empty. An existing VOCdevkit or COCO folder is completed.
+        everything: All training images of COCO (19 GB), not only those that the study uses.
+        train_list: The label list whose training images are wanted, where the study is to use it.
+    """
+    from lmclip.download import download
+
+    download(data, folder, everything, train_list)
+
+
+@app.command
+def check(data: Annotated[Literal["voc", "coco"], Positional], source: str = "") -> None:
+    """Say what of a real benchmark is there, what is missing or differs, and what to do; status 1 if images lack.
+
+    Args:
+        data: Which benchmark.
+        source: The folder of an existing VOCdevkit or COCO download; the data folder when empty.
+    """
+    from lmclip.check import check
+
+    if not check(data, source):
+        sys.exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,14 +12,14 @@ from lmclip.errors import LMCLIPError
 from lmclip.execution import execute_notebook
 from lmclip.freshness import digests, read_stamp, remove_stamp, write_stamp
 from lmclip.parameters import notebook_parameters, resolve_parameters
+from lmclip.sources import has_images
 
-LISTS = ("data:*_mlt_*.txt", "data:*_labels.*", "data:*.npz")
+LISTS = ("data:*_mlt_*.txt", "data:voc/VOCdevkit/VOC*/ImageSets/Main/t*.txt", "data:coco/annotations/instances_*.json")
 WEIGHTS = ("checkout:data/pretrained/**/*", "checkout:data/tuning/*.json")
 RECORDS = ("results:runs/*/record.json", "results:runs/*/scores.npz")
 SEARCH = ("checkout:data/tuning/*.json",)
-
-# The folder in the data folder that tells that a benchmark's images are there; glyph renders its own.
-IMAGE_FOLDERS = {"voc": "voc/VOCdevkit", "coco": "coco/train2017"}
+PUBLISHED = ("checkout:data/published_results.csv", "checkout:data/author_runs.csv")
+OPTIONS = ("profile", "smoke", "backbone", "weights")  # parameters that the command line has options for
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ STUDY = (
     Notebook(
         "05_results", "What the records say", 1,
         outputs=("tables/main_clean.csv", "tables/main_best-on-test.csv", "tables/claims.csv", "figures/05_main.png"),
-        inputs=("checkout:data/published_results.csv", "results:tables/claim_gradient.csv", *SEARCH, *RECORDS),
+        inputs=(*PUBLISHED, "results:tables/claim_gradient.csv", *SEARCH, *RECORDS),
         needs_images=True,
     ),
     Notebook(
@@ -93,6 +93,8 @@ def run_study(
     profile_name: str,
     *,
     smoke: bool = False,
+    backbone: str = "",
+    weights: str = "auto",
     only: Iterable[str] = (),
     start: str = "",
     force: bool = False,
@@ -104,8 +106,9 @@ def run_study(
     Everything that can be checked is checked before the first kernel starts. Raises LMCLIPError on bad input and
     NotebookFailed at the first notebook that stops.
     """
-    profile = load_profile(profile_name, smoke)
-    selected = select_notebooks(profile.name, only, start)
+    given = list(given)
+    profile = load_profile(profile_name, smoke, backbone, weights, dict(given).get("overrides", ""))
+    selected = select_notebooks(profile.name, only, start, dict(given).get("source", ""))
     parameters = _parameters(profile, selected, given)
     _check_writable(paths.results_dir(profile.folder))
     began, ran = time.time(), 0
@@ -115,16 +118,17 @@ def run_study(
         if not reason:
             print("up to date, skipped (--force runs it again)", flush=True)
             continue
-        print(f"{reason}; " + ("running" if smoke else f"about {_told(notebook.minutes * 60)}"), flush=True)
+        known = profile == load_profile("glyph")  # whose minutes were measured
+        print(f"{reason}; {'about ' + _told(notebook.minutes * 60) if known else 'running'}", flush=True)
         print(f"      done in {_told(_run(notebook, profile.folder, parameters[notebook.name]))}", flush=True)
         ran += 1
     pages = paths.display(paths.results_dir(profile.folder) / "notebooks")
     print(f"{ran} run, {len(selected) - ran} up to date, {_told(time.time() - began)}; pages in {pages}")
 
 
-def list_study(profile_name: str, smoke: bool = False) -> None:
-    """Prints every notebook with its title, minutes, and whether its executed page is up to date."""
-    profile = load_profile(profile_name, smoke)
+def list_study(profile_name: str, smoke: bool = False, backbone: str = "", weights: str = "auto") -> None:
+    """Prints every notebook with its title, its minutes on glyph, and whether its executed page is up to date."""
+    profile = load_profile(profile_name, smoke, backbone, weights)
     for notebook in STUDY:
         parameters = _common(profile, notebook_parameters(notebook.source))
         state = stale_because(notebook, profile.folder, parameters) or "up to date"
@@ -132,10 +136,11 @@ def list_study(profile_name: str, smoke: bool = False) -> None:
         print(f"{notebook.name:<27}{_told(notebook.minutes * 60):>8}  {notebook.title} ({state}{note})")
 
 
-def select_notebooks(profile_name: str, only: Iterable[str] = (), start: str = "") -> list[Notebook]:
+def select_notebooks(profile_name: str, only: Iterable[str] = (), start: str = "", source: str = "") -> list[Notebook]:
     """The notebooks to run, in order: those named, those from ``start`` on, or all but the appendices.
 
-    Without images, the ones that need images are left out and named, or refused where they were asked for.
+    Without images (in ``source``, or the data folder), the ones that need images are left out and named, or refused
+    where they were asked for.
     Raises LMCLIPError when a number is unknown or a notebook that was asked for has no images.
     """
     asked = [find_notebook(text) for text in only]
@@ -143,13 +148,14 @@ def select_notebooks(profile_name: str, only: Iterable[str] = (), start: str = "
         raise LMCLIPError("--only and --from exclude each other: give one of them.")
     first = find_notebook(start).number if start else ""
     wanted = [n for n in STUDY if n in asked or (not asked and not n.appendix and n.number >= first)]
-    imageless = [n for n in wanted if n.needs_images and not has_images(profile_name)]
+    imageless = [n for n in wanted if n.needs_images and not has_images(profile_name, source)]
     if not imageless:
         return wanted
-    names, folder = ", ".join(n.name for n in imageless), IMAGE_FOLDERS[profile_name]
+    names = ", ".join(n.name for n in imageless)
+    told = f"run `lmclip check {profile_name}`, which says what is missing and how to get it"
     if asked or imageless == wanted:
-        raise LMCLIPError(f"{names}: the images of {profile_name} are missing; put {folder} into the data folder.")
-    print(f"Left out, for want of the images of {profile_name} ({folder} in the data folder): {names}")
+        raise LMCLIPError(f"{names}: the images of {profile_name} are missing; {told}.")
+    print(f"Left out, for want of the images of {profile_name}: {names}; {told}")
     return [n for n in wanted if n not in imageless]
 
 
@@ -163,11 +169,6 @@ def find_notebook(text: str) -> Notebook:
             return notebook
     known = ", ".join(notebook.number for notebook in STUDY)
     raise LMCLIPError(f"there is no notebook {text!r}: the numbers are {known}.")
-
-
-def has_images(profile_name: str) -> bool:
-    """Whether the profile's images are there to train on."""
-    return profile_name not in IMAGE_FOLDERS or (paths.data_dir() / IMAGE_FOLDERS[profile_name]).is_dir()
 
 
 def stale_because(notebook: Notebook, folder: str, parameters: dict[str, object]) -> str:
@@ -197,10 +198,10 @@ def _run(notebook: Notebook, folder: str, parameters: dict[str, object]) -> floa
 def _parameters(
     profile: Profile, selected: list[Notebook], given: Iterable[tuple[str, str]]
 ) -> dict[str, dict[str, object]]:
-    """What each notebook is told: profile and smoke, which every notebook knows, and the given parameters it knows."""
+    """What each notebook is told: the options and the given parameters that it knows."""
     given = list(given)
     for name, _ in given:
-        if name in ("profile", "smoke"):
+        if name in OPTIONS:
             raise LMCLIPError(f"parameter {name} has an option of its own: write --{name} instead of -p {name}.")
     known = {notebook.name: notebook_parameters(notebook.source) for notebook in selected}
     resolved = resolve_parameters(known, given)
@@ -208,7 +209,11 @@ def _parameters(
 
 
 def _common(profile: Profile, known: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in (("profile", profile.name), ("smoke", profile.smoke)) if name in known}
+    """The options' values as parameters, of those that a notebook knows; a backbone only where it was chosen."""
+    told = {"profile": profile.name, "smoke": profile.smoke, "backbone": profile.backbone, "weights": profile.weights}
+    if profile.backbone == load_profile(profile.name).backbone:
+        told["backbone"] = ""
+    return {name: told[name] for name in OPTIONS if name in known}
 
 
 def _check_writable(folder: Path) -> None:

@@ -196,7 +196,7 @@ def quick(tmp_path, monkeypatch):
         (["-p", "gamma", "2"], ["no parameter 'gamma'", "00_first knows profile, smoke, seeds, rate, note"]),
         (["-p", "rate", "fast"], ["parameter rate of 00_first", "type float", "'fast'"]),
         (["-p", "profile", "voc"], ["--profile"]),
-        (["--profile", "voc", "--only", "04"], ["04_train", "VOCdevkit"]),
+        (["--profile", "voc", "--only", "04"], ["04_train", "lmclip check voc"]),
     ],
 )
 def test_bad_input_is_told_in_one_sentence_before_anything_runs(arguments, words, quick, capsys):
@@ -224,7 +224,7 @@ def test_a_missing_or_corrupt_notebook_is_refused(quick, capsys):
     assert "can't be read as a notebook" in told and "is not in notebooks/" in told
 
 
-def test_selection(quick, capsys):
+def test_selection(quick, capsys, tmp_path):
     def numbers(*arguments):
         return [notebook.number for notebook in select_notebooks(*arguments)]
 
@@ -233,8 +233,12 @@ def test_selection(quick, capsys):
     assert numbers("glyph", [], "04_train") == ["04"]
     assert numbers("voc") == ["00"]
     assert "Left out, for want of the images of voc" in capsys.readouterr().out
-    (paths.data_dir() / "voc" / "VOCdevkit").mkdir(parents=True)
-    assert numbers("voc") == ["00", "04"]
+    for folder in ("mine", paths.data_dir() / "voc" / "VOCdevkit"):
+        for split in ("VOC2012", "VOC2007"):
+            (images := tmp_path / folder / split / "JPEGImages").mkdir(parents=True)
+            (images / "1.jpg").touch()
+        source = str(tmp_path / "mine") if folder == "mine" else ""
+        assert numbers("voc", [], "", source) == ["00", "04"]
 
 
 def test_list_shows_every_notebook_and_runs_none(quick, capsys):

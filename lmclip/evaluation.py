@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from lmclip.config import Profile
+from lmclip.config import Experiment, Profile
 from lmclip.datasets import LongTailDataset
+from lmclip.images import cached_images
 from lmclip.metrics import centroid_distances, multilabel_report
 from lmclip.records import GROUP_METRICS
 
@@ -25,6 +26,7 @@ class Encoder(Protocol):
     """What evaluation needs of a learner: its model, label features (C, D) and image features (N, D), normalised."""
 
     model: torch.nn.Module
+    exp: Experiment
 
     def label_features(self) -> torch.Tensor: ...
 
@@ -41,7 +43,8 @@ class Judge:
     scoring: str
 
     def __post_init__(self):
-        self.images = torch.from_numpy(self.split.images(size=self.profile.image_size)).permute(0, 3, 1, 2)
+        how = self.learner.exp.resize
+        self.images = cached_images(self.split.files, self.profile.image_size, how, self.split.name)
 
     def __call__(self) -> dict[str, dict]:
         """Scoring → report, of the model as it is now."""
@@ -58,12 +61,16 @@ class Judge:
         return chosen | {f"{prefix}_mAP_{name}": report["mAP"] for name, report in self.reports.items()}
 
 
-def predict(learner: Encoder, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, C) and normalised image features (N, D), in evaluation mode; label features are computed once."""
+def predict(learner: Encoder, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, C) and normalised image features (N, D) of images (N, H, W, 3) uint8, in evaluation mode.
+
+    Label features are computed once.
+    """
     learner.model.eval()
     with torch.inference_mode():
         labels, scale = learner.label_features(), learner.model.logit_scale.exp()
-        features = torch.cat([learner.encode_image(batch) for batch in images.split(EVALUATION_BATCH)])
+        parts = (images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH))
+        features = torch.cat([learner.encode_image(torch.tensor(part).permute(0, 3, 1, 2)) for part in parts])
         return (scale * features @ labels.T).cpu().numpy(), features.cpu().numpy()
 
 

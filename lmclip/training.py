@@ -6,38 +6,30 @@ On one CPU the same settings and seed give the same bits, whatever else the mach
 thread for the mini CLIP, every draw comes from a generator seeded with (seed, epoch).
 """
 
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import nn
 from tqdm import tqdm
 
-from lmclip import losses, sampling
+from lmclip import sampling
 from lmclip.config import METHODS, Experiment, Profile
-from lmclip.datasets import LongTailDataset, StudyData
+from lmclip.datasets import StudyData
 from lmclip.errors import LMCLIPError
-from lmclip.evaluation import Judge, keep_epoch, predict
-from lmclip.models import (
-    CLIP_STATISTICS,
-    IMAGENET_STATISTICS,
-    MINI_CLIP,
-    encode_image,
-    encode_text,
-    load_model,
-    weights_id,
-)
+from lmclip.evaluation import Judge, keep_epoch
+from lmclip.images import batches, cached_images
+from lmclip.learner import Learner, enough_memory
+from lmclip.models import MINI_CLIP, weights_id
 from lmclip.paths import results_dir
 from lmclip.records import Record, environment, is_finished, new_folder, peak_memory_mb, save_run
-
-TEMPLATE = "a photo of a {}"  # the release's, for labels
 
 
 def train(
     exp: Experiment, profile: Profile, data: StudyData, folder: Path | None = None, *, overwrite: bool = False,
-    evaluate_test: bool = True, progress: bool = True,
+    evaluate_test: bool = True, progress: bool = True, workers: int | None = None,
 ) -> Record:  # fmt: skip
     """Run one experiment and write its record.
 
@@ -49,9 +41,11 @@ def train(
         overwrite: replace a finished run of the same id.
         evaluate_test: False keeps the test images unread (`lmclip tune`); only validation is judged.
         progress: show a bar with loss and rate.
+        workers: processes that read batches ahead; None: none on a CPU, up to four for a GPU. Bits do not depend on it.
 
     Raises:
-        LMCLIPError: the run is finished already, an image is missing or corrupt, or nothing can be written.
+        LMCLIPError: the run is finished already, an image is missing or corrupt, memory does not suffice, or nothing
+            can be written.
     """
     folder = folder or results_dir(profile.folder) / "runs"
     if is_finished(folder / exp.run_id) and not overwrite:
@@ -63,29 +57,32 @@ def train(
     torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cpu" and profile.model == MINI_CLIP:
         torch.set_num_threads(1)
+    if workers is None:
+        workers = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
 
-    learner = Learner(exp, profile, data.train, device)
-    images = torch.from_numpy(data.train.images(size=profile.image_size)).permute(0, 3, 1, 2)
-    splits = {"test": data.test if evaluate_test else None, "validation": data.validation}
-    judged = {name: Judge(split, profile, learner, exp.scoring) for name, split in splits.items() if split}
-    learner.fit_bias(images)
+    images = cached_images(data.train.files or [], profile.image_size, exp.resize, data.train.name)
+    with enough_memory(exp, device):
+        learner = Learner(exp, profile, data.train, device)
+        splits = {"test": data.test if evaluate_test else None, "validation": data.validation}
+        judged = {name: Judge(split, profile, learner, exp.scoring) for name, split in splits.items() if split}
+        learner.fit_bias(images)
 
-    history, best = [], {}
-    for epoch in range(exp.epochs + 1):  # epoch 0 is the model before training
-        row = {"epoch": epoch}
-        if epoch:
-            row |= _train_epoch(learner, images, epoch, progress)
-        row["logit_scale"] = learner.model.logit_scale.exp().item()
-        for split, judge in judged.items():
-            judge()
-            row |= judge.row(split)
-        history.append(row)
-        if epoch or not exp.epochs:
-            keep_epoch(best, row, judged)
+        history, best = [], {}
+        for epoch in range(exp.epochs + 1):  # epoch 0 is the model before training
+            row = {"epoch": epoch}
+            if epoch:
+                row |= train_epoch(learner, images, epoch, progress, workers)
+            row["logit_scale"] = learner.model.logit_scale.exp().item()
+            for split, judge in judged.items():
+                judge()
+                row |= judge.row(split)
+            history.append(row)
+            if epoch or not exp.epochs:
+                keep_epoch(best, row, judged)
 
     protocols = {name: kept.summary for name, kept in best.items()}
     record = Record(
-        run_id=exp.run_id, experiment=exp, data=describe(profile, data), precision="fp32", history=history,
+        run_id=exp.run_id, experiment=exp, data=describe(profile, data), precision=exp.precision, history=history,
         protocols=protocols, seconds=time.perf_counter() - start, peak_memory_mb=peak_memory_mb(device),
         **environment(device),
     )  # fmt: skip
@@ -96,124 +93,51 @@ def train(
     return record
 
 
-class Learner:
-    """What one run trains: the model, the method's loss, the sampler, the optimiser."""
-
-    def __init__(self, exp: Experiment, profile: Profile, dataset: LongTailDataset, device: torch.device):
-        self.exp, self.device = exp, device
-        model, self.tokenizer = load_model(profile.model)
-        self.model = model.to(device=device, memory_format=torch.channels_last)
-        self.targets = torch.from_numpy(dataset.labels).float()
-        self.weights = sampling.sampler_weights(exp.sampler, dataset.labels, exp.settings.power)
-        self.loss = build_loss(exp, dataset.labels).to(device) if exp.loss != "none" else None
-        self.contrastive = losses.ContrastiveLoss() if exp.contrastive else None
-        # CLIP logits are all positive; element-wise losses on σ(x) need a bias to call anything absent. BAL divides
-        # by the batch maximum instead, and has none.
-        self.bias = nn.Parameter(torch.zeros((), device=device), requires_grad=exp.loss not in ("none", "bal"))
-        self.label_tokens = self.tokenizer([TEMPLATE.format(name) for name in dataset.class_names]).to(device)
-        captions = sorted(set(dataset.captions))
-        self.caption_tokens = self.tokenizer(captions).to(device) if exp.contrastive else None
-        self.caption_index = torch.tensor([captions.index(c) for c in dataset.captions])
-        parameters = [*self.model.parameters(), *([self.bias] if self.bias.requires_grad else [])]
-        self.parameters = [p for p in parameters if p.requires_grad]
-        # release line 13: one group, weight decay on everything
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=exp.learning_rate, betas=(0.9, 0.98), eps=1e-9,
-                                           weight_decay=exp.weight_decay, fused=True)  # fmt: skip
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=max(exp.epochs, 1))
-
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, D) normalised features of (N, 3, H, W) uint8 images."""
-        statistics = CLIP_STATISTICS if self.exp.clip_statistics else IMAGENET_STATISTICS
-        return encode_image(self.model, images.to(self.device), statistics)
-
-    def label_features(self) -> torch.Tensor:
-        """(C, D) normalised features of the labels' prompts."""
-        return encode_text(self.model, self.label_tokens, normalize=True)
-
-    def terms(self, images: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One batch's loss terms, as weighted in the total: images (B, 3, H, W) uint8, their training rows (B,)."""
-        image_features = self.encode_image(images)  # (B, D)
-        tokens, caption_rows = self.label_tokens, None
-        if self.contrastive:  # labels and the batch's distinct captions in one pass of the text tower
-            distinct, caption_rows = self.caption_index[rows].unique(return_inverse=True)
-            tokens = torch.cat([tokens, self.caption_tokens[distinct.to(self.device)]])
-        text_features = encode_text(self.model, tokens, normalize=True)
-        scale, terms = self.model.logit_scale.exp(), {}
-        if self.contrastive:
-            captions = text_features[len(self.label_tokens) + caption_rows.to(self.device)]  # (B, D)
-            terms["contrastive"] = self.contrastive(image_features, captions, scale)
-        if self.loss:
-            logits = scale * image_features @ text_features[: len(self.label_tokens)].T + self.bias  # (B, C)
-            weight = self.exp.settings.bal_weight if self.contrastive else 1.0
-            terms["label"] = weight * self.loss(logits, self.targets[rows].to(self.device))
-        return terms
-
-    def fit_bias(self, images: torch.Tensor) -> None:
-        """Start the bias where the frozen model's own loss is least, so that training need not first find it."""
-        if not self.bias.requires_grad:
-            return
-        logits, _ = predict(self, images)
-        logits, targets = torch.from_numpy(logits).to(self.device), self.targets.to(self.device)
-        with torch.no_grad():
-            fitted = minimize_scalar(
-                lambda b: float(self.loss(logits + b, targets)), bounds=(-60, 20), method="bounded"
-            )
-            self.bias.fill_(fitted.x)
-
-
-def build_loss(exp: Experiment, labels: np.ndarray) -> nn.Module:
-    """The label loss that ``exp`` names, with class weights from the training labels (N, C)."""
-    counts, s = torch.from_numpy(labels.sum(0, dtype=np.int64)), exp.settings
-    balance = {"mu": 0.2, "lam": 2.0} if exp.profile == "coco" else {}  # DB's own settings per benchmark
-    builders = {
-        "bce": lambda: losses.BCELoss(),
-        "focal": lambda: losses.FocalLoss(),
-        "cb-focal": lambda: losses.FocalLoss(class_weight=losses.class_balanced_weights(counts)),
-        "db": lambda: losses.DistributionBalancedLoss(counts, len(labels), **balance, focal=False),
-        "db-focal": lambda: losses.DistributionBalancedLoss(counts, len(labels), **balance),
-        "asl": lambda: losses.AsymmetricLoss(),  # its own paper's settings
-        "bal": lambda: losses.BalancedAsymmetricLoss(
-            torch.from_numpy(sampling.class_weights(labels, s.power)), s.gamma_neg, s.gamma_pos, s.clip,
-            s.label_smoothing, smooth_negatives=exp.smooth_negatives),
-    }  # fmt: skip
-    return builders[exp.loss]()
-
-
 # ── one epoch ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _train_epoch(learner: Learner, images: torch.Tensor, epoch: int, progress: bool) -> dict[str, float]:
+def train_epoch(
+    learner: Learner, images: np.ndarray, epoch: int, progress: bool = False, workers: int = 0
+) -> dict[str, float]:
+    """Train one epoch on images (N, H, W, 3) uint8 and return its history row: mean losses, gradient norms, seconds.
+
+    Every draw (order, sampler, flips) follows from the run's seed and ``epoch`` alone.
+    """
     exp, start = learner.exp, time.perf_counter()
     generator = torch.Generator().manual_seed(1_000_003 * exp.seed + epoch)
+    draws = exp.draws or len(images)
     if learner.weights is None:
-        order = torch.randperm(len(images), generator=generator)
+        order = torch.randperm(len(images), generator=generator)[:draws]
     else:
-        order = torch.from_numpy(sampling.draw(learner.weights, len(images), generator))
+        order = torch.from_numpy(sampling.draw(learner.weights, draws, generator))
+    order = order.split(exp.batch_size)
+    flips = [torch.rand(len(rows), generator=generator) < 0.5 for rows in order]
     learner.model.train()  # BatchNorm too, as in the release
     row = {"learning_rate": learner.schedule.get_last_lr()[0]}
     sums = {"loss": 0.0, "gradient_norm": 0.0}
-    batches = order.split(exp.batch_size)
     title = f"{METHODS[exp.method].title} seed {exp.seed}, epoch {epoch}/{exp.epochs}"
-    for step, rows in enumerate(bar := tqdm(batches, desc=title, unit="step", disable=not progress, mininterval=1)):
-        flip = torch.rand(len(rows), generator=generator) < 0.5
-        batch = torch.where(flip[:, None, None, None], images[rows].flip(3), images[rows])
-        terms = learner.terms(batch, rows)
-        loss = sum(terms.values())
-        if step == 0 and len(terms) == 2:
-            row |= _gradient_shares(terms, learner.parameters)
+    bar = tqdm(batches(images, order, flips, workers), desc=title, unit="step", disable=not progress, mininterval=1)
+    for step, (batch, rows) in enumerate(zip(bar, order, strict=True)):
         learner.optimizer.zero_grad()
-        loss.backward()
+        values = {}
+        for part, part_rows in zip(batch.chunk(exp.accumulate), rows.chunk(exp.accumulate), strict=True):
+            terms = learner.terms(part, part_rows)
+            loss = sum(terms.values())
+            if step == 0 and len(terms) == 2:
+                row |= _gradient_shares(terms, learner.parameters)
+            share = len(part_rows) / len(rows)
+            (share * loss).backward()
+            for name, value in {"loss": loss, **{f"{name}_loss": term for name, term in terms.items()}}.items():
+                values[name] = values.get(name, 0.0) + share * value.item()
         norm = torch.nn.utils.get_total_norm([p.grad for p in learner.parameters if p.grad is not None])
         learner.optimizer.step()
         if exp.clamp_logit_scale:
             learner.model.logit_scale.data.clamp_(max=float(np.log(100)))
-        sums["loss"] += loss.item()
-        sums["gradient_norm"] += norm.item()
-        for name, term in terms.items():
-            sums[f"{name}_loss"] = sums.get(f"{name}_loss", 0.0) + term.item()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
+        for name, value in (values | {"gradient_norm": norm.item()}).items():
+            sums[name] = sums.get(name, 0.0) + value
+        bar.set_postfix(loss=f"{values['loss']:.3f}")
     learner.schedule.step()
-    row |= {name: total / len(batches) for name, total in sums.items()}
+    row |= {name: total / len(order) for name, total in sums.items()}
     row["bias"] = learner.bias.item()
     row["train_seconds"] = time.perf_counter() - start
     return row
@@ -238,7 +162,7 @@ def describe(profile: Profile, data: StudyData) -> dict:
     return {
         "splits": {name: {"name": split.name, "images": len(split), "fingerprint": split.fingerprint,
                           "source": split.provenance["source"]} for name, split in splits.items() if split},
-        "weights": weights_id(profile.model), "class_names": list(data.train.class_names),
+        "weights": weights_id(profile.model, profile.weights), "class_names": list(data.train.class_names),
         "train_counts": data.train.counts.tolist(),
         "groups": {name: [int(c) for c in getattr(groups, name)] for name in ("head", "medium", "tail")},
     }  # fmt: skip

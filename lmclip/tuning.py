@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from lmclip.config import METHODS, RELEASE, Profile, experiment
+from lmclip.config import METHODS, RELEASE, Experiment, Profile, experiment
 from lmclip.datasets import load_study_data
 from lmclip.errors import LMCLIPError
 from lmclip.evaluation import SCORINGS
@@ -24,7 +24,7 @@ TUNING = ROOT / "data" / "tuning"  # committed with the project; LMCLIP_DATA doe
 SEED = 0
 
 
-def tune(profile: Profile, methods: tuple[str, ...] = (), jobs: int = -1) -> pd.DataFrame:
+def tune(profile: Profile, methods: tuple[str, ...] = (), jobs: int = -1, source: str = "") -> pd.DataFrame:
     """Search learning rate and scoring of ``methods`` (all of the profile's when empty) and record the trials.
 
     Trials that are finished already are kept, and so are the recorded trials of other methods.
@@ -33,15 +33,16 @@ def tune(profile: Profile, methods: tuple[str, ...] = (), jobs: int = -1) -> pd.
         One row per trial: method, learning_rate, scoring, validation_mAP (fraction), epoch, seconds.
 
     Raises:
-        LMCLIPError: the profile has no validation images or no grid, or an unknown method.
+        LMCLIPError: there are no validation images, or an unknown method.
     """
-    if not profile.validation_size:
-        raise LMCLIPError(f"profile {profile.name!r} has no validation images, so nothing can be chosen on them")
     methods = methods or profile.methods
     trials = [experiment(profile, m, SEED, rate) for m in methods
-              for rate in (profile.learning_rates if m != "zero-shot" else (0.0,))]  # fmt: skip
+              for rate in (profile.learning_rates if METHODS[m].trained else (0.0,))]  # fmt: skip
     folder = results_dir(profile.folder) / "tuning"
-    data = load_study_data(profile)
+    data = load_study_data(profile, source=source)
+    if data.validation is None:
+        raise LMCLIPError(f"profile {profile.name!r} has no validation images here, so nothing can be chosen on them; "
+                          f"`lmclip check {profile.name}` says what is missing")  # fmt: skip
     records = list(run_matrix(trials, profile, data, jobs=jobs, folder=folder, evaluate_test=False))
     rows = [_trial(record, scoring) for record in records for scoring in SCORINGS]
     titles = {row["method"] for row in rows}
@@ -64,16 +65,33 @@ def load_trials(profile: Profile) -> pd.DataFrame:
 
 
 def chosen_settings(profile: Profile) -> dict[str, dict]:
-    """Method → its ``learning_rate`` and ``scoring``: the search's choice; the release's where nothing can be chosen.
+    """Method → its ``learning_rate`` and ``scoring``: the search's choice where there is one.
+
+    For the real benchmarks a search is optional; without one, every method has the release's rate and scoring.
 
     Raises:
-        LMCLIPError: the search has not been recorded, or lacks a method.
+        LMCLIPError: the glyph profile's search has not been recorded, or a search lacks a method.
     """
-    if not profile.validation_size:
-        return {
-            m: {"learning_rate": RELEASE[profile.name, "vit-b-16"][1], "scoring": "softmax"} for m in profile.methods
-        }
+    if not is_searched(profile):
+        rate = RELEASE[profile.name, profile.backbone][1]
+        return {method: {"learning_rate": rate, "scoring": "softmax"} for method in profile.methods}
     return {method: _best(profile, method) for method in profile.methods}
+
+
+def is_searched(profile: Profile) -> bool:
+    """Whether rates come from a search: always on glyph, and on the real benchmarks where one has been recorded."""
+    return profile.name == "glyph" or _path(profile).exists()
+
+
+def study_experiments(profile: Profile) -> list[Experiment]:
+    """The runs that notebook 04 trains and 05 judges: every method with every seed, and what trains nothing once.
+
+    Raises:
+        LMCLIPError: the search for learning rates has not been recorded where there is one, or settings don't fit.
+    """
+    chosen = chosen_settings(profile)
+    return [experiment(profile, method, seed, **chosen[method]) for method in profile.methods
+            for seed in (profile.seeds if METHODS[method].trained else profile.seeds[:1])]  # fmt: skip
 
 
 def record_difficulty(profile: Profile, jobs: int = -1) -> dict:
@@ -119,7 +137,8 @@ def _trial(record: Record, scoring: str) -> dict:
 
 
 def _path(profile: Profile) -> Path:
-    return TUNING / f"{profile.name}.json"  # smoke runs read the full search; they never write one
+    searched = profile.model_copy(update={"smoke": False, "weights": "auto"})
+    return TUNING / f"{searched.folder}.json"  # smoke runs read the full search; they never write one
 
 
 class _Trial(BaseModel):

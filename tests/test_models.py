@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from lmclip import models
 from lmclip.errors import LMCLIPError
 from lmclip.glyphs import CLASS_NAMES
 from lmclip.models import (
@@ -18,6 +19,7 @@ from lmclip.models import (
     load_model,
     new_mini_clip,
     save_mini_clip,
+    weights_id,
 )
 from lmclip.paths import pretrained_dir
 
@@ -152,10 +154,80 @@ def test_missing_corrupt_and_foreign_weights_are_refused(tmp_path):
         load_model(weights=tmp_path / "words.safetensors")
 
 
-def test_a_broken_file_for_a_large_model_is_refused(tmp_path):
-    (tmp_path / "clip.pt").write_bytes(b"nothing")
-    with pytest.raises(LMCLIPError, match="RN50-quickgelu.*could not be loaded"):
+def halved(model):
+    """A state dict as OpenAI released theirs: every matrix a half-precision number."""
+    return {name: v.half().float() if v.dim() > 1 else v for name, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_local_file_of_the_right_kind_is_loaded_exactly(vit, tmp_path, ending):
+    state = {name: value.contiguous().clone() for name, value in halved(vit[0]).items()}
+    path = tmp_path / f"clip.{ending}"
+    save_file(state, path) if ending == "safetensors" else torch.save({"state_dict": state}, path)
+    model, _ = load_model("ViT-B-16-quickgelu", path)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert weights_id("ViT-B-16-quickgelu", str(path)).startswith("file-")
+
+
+def test_weights_that_are_not_openais_are_refused(vit, tmp_path):
+    state = {name: value.contiguous().clone() for name, value in vit[0].state_dict().items()}
+    save_file(state, tmp_path / "laion.safetensors")
+    with pytest.raises(LMCLIPError, match=r"laion\.safetensors does not hold OpenAI's weights.*QuickGELU"):
+        load_model("ViT-B-16-quickgelu", tmp_path / "laion.safetensors")
+
+
+def test_another_architecture_is_refused_in_a_sentence(vit, tmp_path):
+    torch.save(halved(vit[0]), tmp_path / "clip.pt")
+    with pytest.raises(LMCLIPError, match=r"clip\.pt is of another architecture than RN50-quickgelu") as caught:
         load_model("RN50-quickgelu", tmp_path / "clip.pt")
+    assert len(str(caught.value)) < 300
+
+
+class Bomb:
+    """What a hostile pickle holds: reading it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_broken_truncated_and_hostile_files_are_refused_and_not_run(vit, tmp_path):
+    torch.save(halved(vit[0]), tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "none.pt").write_bytes(b"nothing")
+    (tmp_path / "half.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    torch.save(["no", "table"], tmp_path / "list.pt")
+    torch.save({"a": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pt")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    reasons = {"half.pt": "truncated", "none.pt": "truncated", "half.safetensors": "truncated",
+               "bomb.pt": "tensors alone", "list.pt": "table of tensors", "script.pt": "TorchScript",
+               "absent.pt": "no weights at"}  # fmt: skip
+    for name, reason in reasons.items():
+        with pytest.raises(LMCLIPError, match=reason) as caught:
+            load_model("RN50-quickgelu", tmp_path / name)
+        assert name in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_openais_weights_without_network_name_the_file_to_bring(monkeypatch):
+    def refused(*arguments, **settings):
+        raise OSError("no network")
+
+    monkeypatch.setattr(models, "download_pretrained", refused)
+    with pytest.raises(
+        LMCLIPError, match=r"open_clip_model\.safetensors from huggingface.co/timm/\S+openai.*--weights"
+    ):
+        load_model("ViT-L-14-quickgelu")
+
+
+def test_a_quickgelu_mismatch_between_model_and_weights_is_refused(monkeypatch):
+    settings = models.get_pretrained_cfg("RN50-quickgelu", "openai")
+    monkeypatch.setattr(models, "get_pretrained_cfg", lambda *name: settings | {"quick_gelu": False})
+    with pytest.raises(LMCLIPError, match="QuickGELU mismatch"):
+        load_model("RN50-quickgelu")
 
 
 def test_new_mini_clip_is_an_open_clip_model():

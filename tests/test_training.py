@@ -11,17 +11,20 @@ import pytest
 import torch
 from scipy.optimize import approx_fprime
 
-from lmclip import training
+from lmclip import evaluation, training
+from lmclip import learner as learner_module
 from lmclip.config import METHODS, LossSettings, experiment, load_profile
 from lmclip.datasets import LongTailDataset, load_study_data
 from lmclip.errors import LMCLIPError
 from lmclip.evaluation import predict, scored, softmax
+from lmclip.images import cached_images
+from lmclip.learner import Learner
 from lmclip.matrix import is_current, run_matrix
 from lmclip.metrics import multilabel_report
 from lmclip.models import load_model
 from lmclip.records import is_finished, load_record, load_records, load_scores, to_frame
 
-TRAINED = [m for m in METHODS if m != "zero-shot"]
+TRAINED = [name for name, method in METHODS.items() if method.trained]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +48,9 @@ def run(setting, folder, method="lm-clip", seed=0, **options):
 def test_every_method_trains_and_lowers_its_loss(setting, tmp_path, method):
     profile, data = setting
     exp = experiment(profile, method, 0, 1e-3)
-    learner = training.Learner(exp, profile, data.train, torch.device("cpu"))
+    learner = Learner(exp, profile, data.train, torch.device("cpu"))
     images = torch.from_numpy(data.train.images(range(32))).permute(0, 3, 1, 2)
-    learner.fit_bias(torch.from_numpy(data.train.images()).permute(0, 3, 1, 2))
+    learner.fit_bias(data.train.images())
     learner.model.train()
     losses = []
     for _ in range(4):
@@ -124,10 +127,8 @@ def test_protocols_choose_their_epoch_by_their_own_rule(setting, tmp_path):
 def test_tuning_reads_no_test_image(setting, tmp_path, monkeypatch):
     profile, data = setting
     read = []
-    original = type(data.test).images
-    monkeypatch.setattr(
-        type(data.test), "images", lambda self, *a, **k: read.append(self.name) or original(self, *a, **k)
-    )
+    for module in (training, evaluation):
+        monkeypatch.setattr(module, "cached_images", lambda *a: read.append(a[-1]) or cached_images(*a))
     record = run(setting, tmp_path, "bce", evaluate_test=False)
     assert read == ["GlyphMLT train", "GlyphMLT validation"]
     assert list(record.protocols) == ["clean"] and "test_mAP" not in record.history[-1]
@@ -135,8 +136,8 @@ def test_tuning_reads_no_test_image(setting, tmp_path, monkeypatch):
 
 def test_the_bias_starts_where_the_loss_is_least(setting):
     profile, data = setting
-    learner = training.Learner(experiment(profile, "asl"), profile, data.train, torch.device("cpu"))
-    images = torch.from_numpy(data.train.images()).permute(0, 3, 1, 2)
+    learner = Learner(experiment(profile, "asl"), profile, data.train, torch.device("cpu"))
+    images = data.train.images()
     learner.fit_bias(images)
     logits = torch.from_numpy(predict(learner, images)[0]).double()
 
@@ -149,7 +150,7 @@ def test_the_bias_starts_where_the_loss_is_least(setting):
 
 def test_bal_moves_the_temperature_by_weight_decay_alone(setting, tmp_path):
     profile, data = setting
-    learner = training.Learner(experiment(profile, "bal"), profile, data.train, torch.device("cpu"))
+    learner = Learner(experiment(profile, "bal"), profile, data.train, torch.device("cpu"))
     rows = torch.arange(16)
     images = torch.from_numpy(data.train.images(range(16))).permute(0, 3, 1, 2)
     learner.terms(images, rows)["label"].backward()
@@ -215,7 +216,7 @@ def test_a_run_on_other_data_or_weights_is_not_reused(setting, tmp_path, monkeyp
     labels[0, 0] ^= 1
     changed = dataclasses.replace(data, test=dataclasses.replace(data.test, labels=labels))
     assert not is_current(tmp_path / record.run_id, profile, changed)
-    monkeypatch.setattr(training, "weights_id", lambda name: "other weights")
+    monkeypatch.setattr(training, "weights_id", lambda *name: "other weights")
     assert not is_current(tmp_path / record.run_id, profile, data)
 
 
@@ -238,14 +239,14 @@ def test_twenty_steps_of_this_loop_equal_the_release(setting, golden_clip, monke
     """The golden trajectory through the very learner that trains: its terms, optimiser, schedule and captions."""
     model, numbers = golden_clip
     hyper, names = json.loads(str(numbers["hyper"])), tuple(json.loads(str(numbers["names"])))
-    monkeypatch.setattr(training, "load_model", lambda name: (model, open_clip.get_tokenizer("ViT-B-16")))
+    monkeypatch.setattr(learner_module, "load_model", lambda *name: (model, open_clip.get_tokenizer("ViT-B-16")))
     labels = numbers["targets"].reshape(-1, len(names))  # 20 batches of 8 in a row
     dataset = LongTailDataset("golden", [str(i) for i in range(len(labels))], labels, names)
     loss = LossSettings(
         bal_weight=hyper["lambda_bal"], **{k: hyper[k] for k in ("gamma_neg", "gamma_pos", "clip", "label_smoothing")}
     )
     exp = experiment(setting[0], "lm-clip-release", 0, hyper["lr"], epochs=hyper["epochs"], settings=loss)
-    learner = training.Learner(exp, setting[0], dataset, torch.device("cpu"))
+    learner = Learner(exp, setting[0], dataset, torch.device("cpu"))
     learner.encode_image = lambda images: model.encode_image(
         images.float(), normalize=True
     )  # golden images are normalised

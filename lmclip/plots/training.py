@@ -31,7 +31,10 @@ def draw_learning_curves(history: pd.DataFrame, title: str) -> np.ndarray:
             mean, low, high = (100 * getattr(runs, how)() for how in ("mean", "min", "max"))
             axis.plot(mean.index, mean, **line)
             axis.fill_between(mean.index, low, high, color=line["color"], alpha=0.15, lw=0)
-            ends[method] = mean.iloc[-1]
+            if mean.notna().any():
+                ends[method] = mean.iloc[-1]
+        if not ends:
+            axis.text(0.5, 0.5, f"no {name} class here", transform=axis.transAxes, ha="center")
         axis.set(xlabel="epoch", xlim=(0, None))
         axis.set_title(name, color=GROUP_COLOURS.get(name, "black"))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

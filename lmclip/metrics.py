@@ -56,6 +56,22 @@ def multilabel_report(scores: ArrayLike, targets: ArrayLike, groups, with_auroc:
     )
 
 
+def left_out(targets: ArrayLike, groups) -> str:
+    """What a small test set has no number for, in words; empty where every class and every group has one.
+
+    For example "31 of 80 classes have no positive image and are left out; no head class".
+    """
+    present = _binary(targets).any(axis=0)
+    parts = []
+    if missing := int((~present).sum()):
+        parts.append(f"{missing} of {len(present)} classes have no positive image and are left out")
+    for name in GROUPS:
+        members = np.asarray(getattr(groups, name), dtype=int)
+        if not present[members].any():
+            parts.append(f"no {name} class" + (" with a positive image" if len(members) else ""))
+    return "; ".join(parts)
+
+
 def subset_reports(scores: ArrayLike, targets: ArrayLike, groups) -> dict[str, Report]:
     """Reports on the images with exactly one label ("single") and with several ("multi"), as the release prints them.
 

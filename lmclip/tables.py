@@ -12,6 +12,7 @@ from lmclip.paths import atomic_write, display, results_dir
 from lmclip.records import GROUP_METRICS, Record
 
 HEADINGS = {"mAP": "mAP", "mAP_head": "head", "mAP_medium": "medium", "mAP_tail": "tail"}
+NOTHING = "–"  # stands where there is no number: a mean over no class, a figure that was not published
 
 
 def bootstrap_mean(values_a: np.ndarray, values_b: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
@@ -33,13 +34,16 @@ def main_table(frame: pd.DataFrame, protocol: str) -> pd.DataFrame:
     rows = {}
     for method, runs in chosen.groupby("method", sort=False):
         runs = runs.sort_values("seed")
-        rows[method] = {"mAP of each seed": " · ".join(f"{100 * v:.1f}" for v in runs["mAP"])}
+        rows[method] = {"mAP of each seed": " · ".join(_number(100 * v) for v in runs["mAP"])}
         rows[method] |= {HEADINGS[m]: _mean_and_range(100 * runs[m]) for m in GROUP_METRICS}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
 def per_class_table(records: list[Record], protocol: str) -> pd.DataFrame:
-    """One row per class: its group, training images, and each method's AP (fraction, mean over seeds)."""
+    """One row per class: its group, training images, and each method's AP (fraction, mean over seeds).
+
+    A class without a positive test image has no AP: NaN, in every method.
+    """
     data = records[0].data
     group = {c: name for name, classes in data["groups"].items() for c in classes}
     columns = {"class": data["class_names"], "images": data["train_counts"]}
@@ -83,7 +87,8 @@ def verdict(intervals: pd.DataFrame) -> str:
     """What intervals of a claimed difference say: the claim holds when every seed's interval lies above zero.
 
     Returns:
-        "supported", "contradicted" (every interval below zero), or "not shown".
+        "supported", "contradicted" (every interval below zero), or "not shown"; the last also where an interval is
+        NaN, because no class that the difference is a mean of has a positive test image.
 
     Raises:
         LMCLIPError: there are no intervals.
@@ -101,8 +106,33 @@ def verdict_on_all(parts: list[pd.DataFrame]) -> str:
     return "contradicted" if "contradicted" in words else words.pop() if len(words) == 1 else "not shown"
 
 
+def told(intervals: pd.DataFrame, unit: str = "") -> str:
+    """The differences of all seeds, in points, followed by ``unit``; or why there are none."""
+    if intervals["difference"].isna().any():
+        return "not measurable, as no class of the group has a positive test image"
+    return ", ".join(f"{100 * d:+.1f}" for d in intervals["difference"]) + unit
+
+
+def correlation(table: pd.DataFrame, first: str, second: str) -> str:
+    """Spearman's rank correlation of two columns, as printed; rows without a number are left out."""
+    known = table[[first, second]].dropna()
+    if min(known[first].nunique(), known[second].nunique()) < 2:
+        return "none"
+    return f"{known[first].corr(known[second], method='spearman'):+.2f}"
+
+
+def filled(table: pd.DataFrame, digits: int = 1) -> pd.DataFrame:
+    """The table with a dash in place of what is no number, where there is any; numbers beside it become text."""
+    gaps = [name for name in table if table[name].isna().any()]
+    texts = {name: [NOTHING if pd.isna(v) else f"{v:.{digits}f}" if isinstance(v, float) else v for v in table[name]]
+             for name in gaps}  # fmt: skip
+    return table.assign(**texts)
+
+
 def save_table(table: pd.DataFrame, folder: str, name: str, caption: str, digits: int = 3) -> list[Path]:
     """Write ``results/<folder>/tables/<name>`` as .csv, .md and .tex; all three say the same.
+
+    What is no number is an empty field in the .csv and a dash in the others.
 
     Args:
         table: the table; its index is the first column.
@@ -112,7 +142,7 @@ def save_table(table: pd.DataFrame, folder: str, name: str, caption: str, digits
         digits: decimals of floating-point columns.
     """
     texts = {"csv": table.to_csv(float_format=f"%.{digits + 2}f"),
-             "md": f"{caption}\n\n{table.to_markdown(floatfmt=f'.{digits}f')}\n",
+             "md": f"{caption}\n\n{filled(table, digits).to_markdown(floatfmt=f'.{digits}f')}\n",
              "tex": _latex(table, caption, digits)}  # fmt: skip
     files = []
     for ending, text in texts.items():
@@ -120,20 +150,6 @@ def save_table(table: pd.DataFrame, folder: str, name: str, caption: str, digits
         with atomic_write(files[-1]) as file:
             file.write(text.encode())
     return files
-
-
-def _latex(table, caption, digits):
-    buffer = io.StringIO()
-    style = table.reset_index().style.hide(axis="index").format(precision=digits, escape="latex")
-    style = style.format_index(escape="latex", axis=1)
-    style.to_latex(buffer, hrules=True, caption=caption.replace("%", r"\%"), position_float="centering")
-    return buffer.getvalue()
-
-
-def _mean_and_range(values: pd.Series) -> str:
-    if len(values) == 1:
-        return f"{values.iloc[0]:.1f}"
-    return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})"
 
 
 def fill_readme(readme: str, folder: str) -> str:
@@ -147,3 +163,21 @@ def fill_readme(readme: str, folder: str) -> str:
         before, rest = readme.split(begin)
         readme = before + begin + table + rest[rest.index(end) :]
     return readme
+
+
+def _latex(table, caption, digits):
+    buffer = io.StringIO()
+    style = table.reset_index().style.hide(axis="index").format(precision=digits, escape="latex", na_rep="--")
+    style = style.format_index(escape="latex", axis=1)
+    style.to_latex(buffer, hrules=True, caption=caption.replace("%", r"\%"), position_float="centering")
+    return buffer.getvalue()
+
+
+def _mean_and_range(values: pd.Series) -> str:
+    if len(values) == 1 or values.isna().all():
+        return _number(values.iloc[0])
+    return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})"
+
+
+def _number(value: float) -> str:
+    return NOTHING if np.isnan(value) else f"{value:.1f}"

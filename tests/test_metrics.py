@@ -200,3 +200,55 @@ def test_bad_features_are_refused():
         metrics.centroid_distances(np.ones((5, 3)), np.ones((4, 2)))
     with pytest.raises(LMCLIPError, match="row 1"):
         metrics.centroid_distances([[1.0, 2.0], [np.nan, 1.0]], [[1], [0]])
+
+
+# ── small test sets ──────────────────────────────────────────────────────────────────────────────
+
+NO_HEAD = SimpleNamespace(head=np.array([], int), medium=np.array([0, 1]), tail=np.array([2, 3]))
+
+
+def test_a_group_without_classes_or_positives_is_nan_and_leaves_the_others_alone():
+    scores, targets = example()
+    targets[:, 2:] = 0
+    report = metrics.multilabel_report(scores, targets, NO_HEAD)
+    assert np.isnan([report.mAP_head, report.mAP_tail]).all() and report.num_left_out == 2
+    assert report.mAP == report.mAP_medium == pytest.approx(report.per_class_ap[:2].mean())
+    nothing = metrics.multilabel_report(scores, np.zeros_like(targets), NO_HEAD)
+    assert np.isnan([nothing.mAP, nothing.auroc]).all() and nothing.num_left_out == 4
+
+
+def test_what_is_left_out_is_said_in_words():
+    _, targets = example()
+    assert metrics.left_out(targets, GROUPS) == ""
+    assert metrics.left_out(targets, NO_HEAD) == "no head class"
+    targets[:, 2:] = 0
+    parts = metrics.left_out(targets, NO_HEAD).split("; ")
+    assert parts == ["2 of 4 classes have no positive image and are left out", "no head class",
+                     "no tail class with a positive image"]  # fmt: skip
+
+
+def test_resamples_without_any_positive_leave_a_group_out_but_not_the_rest():
+    rng = np.random.default_rng(0)
+    targets = np.zeros((12, 4), int)
+    targets[:6, 0], targets[0, 2] = 1, 1  # class 2 has one positive image: a third of the resamples miss it
+    scores = rng.normal(size=targets.shape)
+    found = metrics.paired_bootstrap(scores + targets, scores, targets, NO_HEAD, resamples=200)
+    numbers = ["a", "b", "difference", "low", "high", "share_above_zero"]
+    assert found.loc[["mAP", "mAP_medium", "mAP_tail"], numbers].notna().all(axis=None)
+    assert found.loc["mAP_head", numbers].isna().all()
+    assert (found["low"].dropna() <= found["high"].dropna()).all()
+
+
+def test_distances_of_images_without_labels_and_of_groups_without_classes():
+    features = np.random.default_rng(1).normal(size=(10, 3))
+    targets = np.zeros((10, 4), int)
+    assert np.isnan(list(metrics.centroid_distances(features, targets, NO_HEAD).values())).all()
+    targets[:5, 0] = 1
+    found = metrics.centroid_distances(features, targets, NO_HEAD)
+    assert found.ratio == found.ratio_medium > 0 and np.isnan([found.ratio_head, found.ratio_tail]).all()
+
+
+def test_a_subset_without_images_has_no_number():
+    targets = np.array([[1, 0, 0, 0], [0, 1, 0, 0]])
+    reports = metrics.subset_reports(np.eye(4)[:2], targets, NO_HEAD)
+    assert reports["single"].mAP == 1 and reports["multi"].num_images == 0 and np.isnan(reports["multi"].mAP)

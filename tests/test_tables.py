@@ -1,12 +1,24 @@
 """Tables: protocols apart, three formats that agree, verdicts by their rule."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from lmclip.errors import LMCLIPError
 from lmclip.longtail import group_classes
-from lmclip.tables import bootstrap_mean, compare, main_table, save_table, verdict, verdict_on_all
+from lmclip.tables import (
+    bootstrap_mean,
+    compare,
+    correlation,
+    filled,
+    main_table,
+    save_table,
+    told,
+    verdict,
+    verdict_on_all,
+)
 
 
 @pytest.fixture
@@ -86,3 +98,57 @@ def test_tables_are_saved_in_three_formats_that_agree(tmp_path, monkeypatch):
     assert "A caption, protocol: clean" in files[1].read_text() and "| x" in files[1].read_text()
     latex = files[2].read_text()
     assert r"5 \% \& more" in latex and r"mAP\_tail" in latex and r"95 \%" in latex and r"\toprule" in latex
+
+
+# ── small test sets: no head class, classes without positives, a single seed ─────────────────────
+
+
+def small_test_set():
+    """Eight images of four classes: no head class, class 2 (medium) and class 3 (tail) without a positive."""
+    targets = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]] * 2)
+    return targets, SimpleNamespace(head=np.array([], int), medium=np.array([0, 1, 2]), tail=np.array([3]))
+
+
+def test_a_group_without_a_class_is_a_dash_and_never_nan(frame, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCLIP_RESULTS", str(tmp_path))
+    table = main_table(frame.assign(mAP_head=np.nan), "clean")
+    assert set(table["head"]) == {"–"} and table.loc["BCE", "mAP"] == "61.0 (60.0 to 62.0)"
+    numbers = pd.DataFrame({"low": [0.25, np.nan], "images": [3, 4]}, index=pd.Index(["x", "y"], name="class"))
+    files = save_table(numbers, "glyph", "t", "A caption.", 2)
+    assert all("nan" not in file.read_text().lower() for file in files)
+    assert "| 0.25  |" in files[1].read_text() and "| –     |" in files[1].read_text()
+    assert pd.read_csv(files[0], index_col="class").equals(numbers)
+
+
+def test_where_all_is_there_nothing_is_filled(frame):
+    assert filled(frame).equals(frame)
+    gaps = filled(pd.DataFrame({"a": [1.25, np.nan], "b": [1.25, 2.0]}), 2)
+    assert gaps["a"].tolist() == ["1.25", "–"] and gaps["b"].tolist() == [1.25, 2.0]
+
+
+def test_a_difference_that_can_not_be_measured_is_not_shown_and_says_why():
+    targets, groups = small_test_set()
+    rng = np.random.default_rng(0)
+    ours, theirs = {0: targets + rng.normal(0, 0.1, targets.shape)}, {0: rng.normal(size=targets.shape)}
+    table = compare(ours, {"rival": theirs}, targets, groups, resamples=40).set_index("metric")
+    for metric in ("mAP_head", "mAP_tail"):
+        assert verdict(table.loc[[metric]]) == "not shown"
+        assert (
+            told(table.loc[[metric]], " points") == "not measurable, as no class of the group has a positive test image"
+        )
+    assert table.loc[["mAP", "mAP_medium"], ["difference", "low", "high"]].notna().all(axis=None)
+    assert told(table.loc[["mAP"]], " points").endswith(" points") and "nan" not in told(table.loc[["mAP"]])
+    shown = pd.DataFrame({"low": [0.1, np.nan], "high": [0.2, np.nan], "difference": [0.15, np.nan]})
+    assert verdict(shown) == "not shown" and "nan" not in told(shown)
+
+
+def test_differences_are_told_in_points_with_their_sign():
+    assert told(pd.DataFrame({"difference": [0.012, -0.003]}), " points") == "+1.2, -0.3 points"
+
+
+def test_rank_correlation_leaves_out_what_is_no_number():
+    table = pd.DataFrame(
+        {"images": [1, 2, 3, 4], "up": [0.1, np.nan, 0.3, 0.4], "none": [np.nan] * 4, "same": [0.5] * 4}
+    )
+    assert correlation(table, "images", "up") == "+1.00"
+    assert correlation(table, "images", "none") == correlation(table, "images", "same") == "none"

@@ -72,10 +72,13 @@ def execute_notebook(
     return time.time() - started
 
 
-def hide_paths(text: str) -> str:
-    """``text`` with this machine's folders replaced by what they are to a reader, and object addresses removed."""
+def hide_paths(text: str, given: Mapping[str, str] | None = None) -> str:
+    """``text`` with this machine's folders, and ``given`` ones, replaced by what they are to a reader.
+
+    Object addresses are removed too.
+    """
     text = re.sub(r"/[^\s\"']*ipykernel_\d+/\d+\.py", "this notebook", text)
-    for folder, label in _folders():
+    for folder, label in _folders(given or {}):
         text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?![\w.-])", label, text)
     return re.sub(r"\bat 0x[0-9a-f]{6,}", "at 0x…", text)
 
@@ -83,19 +86,21 @@ def hide_paths(text: str) -> str:
 def clean_notebook(notebook: nbformat.NotebookNode) -> None:
     """Removes, in place, what tells of this machine or changes from run to run without meaning anything."""
     metadata = notebook.metadata.pop("papermill", {})
+    parameters = metadata.get("parameters", {})
+    given = {v: f"<{name}>" for name, v in parameters.items() if isinstance(v, str) and Path(v).is_absolute()}
     notebook.metadata["papermill"] = {
         "duration": round(metadata.get("duration") or 0),  # seconds
-        "parameters": _hidden(metadata.get("parameters", {})),
+        "parameters": _hidden(parameters, given),
     }
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = "injected-parameters"
-            cell.source = hide_paths(cell.source)
+            cell.source = hide_paths(cell.source, given)
         if cell.cell_type == "code":
             cell.outputs = _joined_streams(cell.outputs)
-            cell.outputs = [nbformat.from_dict(_hidden(output)) for output in cell.outputs]
+            cell.outputs = [nbformat.from_dict(_hidden(output, given)) for output in cell.outputs]
 
 
 @contextlib.contextmanager
@@ -157,7 +162,7 @@ def _publish(running: Path, target: Path) -> None:
         os.replace(running, target)
 
 
-def _folders() -> list[tuple[str, str]]:
+def _folders(given: Mapping[str, str]) -> list[tuple[str, str]]:
     """This machine's folders, each as given and as resolved, longest first so that the closest name wins."""
     named = {
         paths.ROOT: ".",
@@ -165,6 +170,7 @@ def _folders() -> list[tuple[str, str]]:
         Path(tempfile.gettempdir()): "<temporary>",
         Path.home(): "~",
         **{Path(folder): "<packages>" for folder in site.getsitepackages()},
+        **{Path(folder): label for folder, label in given.items()},
         **{Path(value): f"${name}" for name, value in os.environ.items() if name.startswith("LMCLIP_") and value},
     }
     found = {str(form): label for folder, label in named.items() for form in (folder, folder.resolve())}
@@ -172,16 +178,16 @@ def _folders() -> list[tuple[str, str]]:
     return sorted(useful, key=lambda pair: -len(pair[0]))
 
 
-def _hidden(value: object) -> object:
+def _hidden(value: object, given: Mapping[str, str]) -> object:
     """``value`` with the paths hidden in every string; pictures in base64 are left alone."""
     if isinstance(value, str):
-        return hide_paths(value)
+        return hide_paths(value, given)
     if isinstance(value, Mapping):
         return {
-            key: inner if key.startswith("image/") and key != "image/svg+xml" else _hidden(inner)
+            key: inner if key.startswith("image/") and key != "image/svg+xml" else _hidden(inner, given)
             for key, inner in value.items()
         }
-    return [_hidden(inner) for inner in value] if isinstance(value, list) else value
+    return [_hidden(inner, given) for inner in value] if isinstance(value, list) else value
 
 
 def _joined_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:

@@ -69,6 +69,25 @@ def test_real_lists_run_without_images(profile, images, effective, reference, tm
     assert effective in told
 
 
+def test_the_whole_study_runs_on_real_photographs_with_random_weights(reference, tmp_path):
+    # 80 real COCO images and annotations, RN50 at 224 pixels: every line that OpenAI's weights and the full data take.
+    sample = reference / "coco_sample"
+    folders = {"LMCLIP_DATA": str(tmp_path / "data"), "LMCLIP_RESULTS": str(tmp_path / "results")}
+    options = ("--profile", "coco", "--backbone", "rn50", "--weights", "random", "--smoke")
+    run = lmclip("study", *options, "-p", "source", str(sample), cwd=tmp_path, **folders)
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = tmp_path / "results" / "coco-rn50-random-smoke"
+    made = pages(results)
+    assert set(made) == {n.name for n in STUDY if not n.appendix}
+    for page in made.values():
+        assert str(tmp_path) not in nbformat.writes(page) and str(sample) not in nbformat.writes(page)
+    for name in ("main_clean", "main_best-on-test", "training_runs", "bootstrap", "claims", "per_class_ap"):
+        assert (results / "tables" / f"{name}.md").read_text().startswith("SAMPLE, RANDOM WEIGHTS, SMOKE SIZE · "), name
+    assert "nan" not in (results / "tables" / "claims.md").read_text()
+    assert list((tmp_path / "data" / "cache" / "images").glob("coco-mlt-train-224-crop-*.npy"))
+    assert not list((tmp_path / "data").glob("coco*")), "photographs in a folder of their own are not copied"
+
+
 def test_readme_quotes_the_committed_results():
     text = (ROOT / "README.md").read_text()
     assert fill_readme(text, "glyph") == text, "results changed: run `lmclip readme`"

@@ -36,8 +36,8 @@ def tune(profile: Profile, methods: tuple[str, ...] = (), jobs: int = -1, source
         LMCLIPError: there are no validation images, or an unknown method.
     """
     methods = methods or profile.methods
-    trials = [experiment(profile, m, SEED, rate) for m in methods
-              for rate in (profile.learning_rates if METHODS[m].trained else (0.0,))]  # fmt: skip
+    trials = [experiment(profile, m, SEED, rate) for m in methods for rate in profile.learning_rates]
+    trials = list({trial.run_id: trial for trial in trials}.values())  # zero-shot has no rate, and is one trial
     folder = results_dir(profile.folder) / "tuning"
     data = load_study_data(profile, source=source)
     if data.validation is None:

@@ -105,7 +105,12 @@ def test_committed_pages_carry_no_folder_of_a_machine():
     (("study", "--profile", "imagenet"), "unknown profile 'imagenet'"),
     (("study", "--only", "42"), "no notebook '42'"),
     (("study", "-p", "epohcs", "3"), "epohcs"),
-    (("tune", "--profile", "voc"), "no validation images"),
+    (("tune", "--profile", "voc"), "lmclip check voc"),
+    (("study", "--profile", "glyph", "--backbone", "rn50"), "no backbone 'rn50'"),
+    (("study", "--profile", "voc", "--weights", "no.pt"), "no.pt can't be read"),
+    (("study", "-p", "overrides", "{'epocs': 3}"), "epocs"),
+    (("study", "-p", "backbone", "rn50"), "--backbone"),
+    (("check", "voc", "--source", "nowhere"), "holds no VOC2012/"),
     (("tune", "--methods", "sgd"), "unknown method 'sgd'"),
 ])  # fmt: skip
 def test_bad_input_gets_one_sentence_and_a_status(arguments, message, tmp_path):

@@ -62,8 +62,12 @@ def test_a_missing_broken_or_incomplete_record_is_told(profile, tmp_path):
         tuning.chosen_settings(profile)
 
 
-def test_without_validation_images_nothing_is_chosen():
-    with pytest.raises(LMCLIPError, match="no validation images"):
+def test_without_validation_images_nothing_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCLIP_DATA", str(tmp_path))
+    for which in ("train", "test"):  # lists, as a user may bring them, name no images to choose on
+        lines = [f"JPEGImages/2008_{row:06d}.jpg {row}\n" for row in range(20)]
+        (tmp_path / f"voc_mlt_{which}.txt").write_text("".join(lines))
+    with pytest.raises(LMCLIPError, match="no validation images here.*lmclip check voc"):
         tuning.tune(load_profile("voc"))
     assert tuning.chosen_settings(load_profile("voc"))["bce"] == {"learning_rate": 1e-6, "scoring": "softmax"}
 

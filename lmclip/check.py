@@ -1,5 +1,6 @@
 """Says, in one screen, what of VOC-MLT or COCO-MLT is there, what is missing or differs, and what to do next."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,16 @@ from lmclip.download import COCO_URL
 from lmclip.errors import LMCLIPError
 from lmclip.mlt import load_mlt, validation_split
 from lmclip.paths import data_dir, display
-from lmclip.sources import IMAGE_FOLDERS, LABEL_FILES, SPLIT_NAMES, find_root, has_labels, missing_files, read_source
+from lmclip.sources import (
+    IMAGE_FOLDERS,
+    LABEL_FILES,
+    SPLIT_NAMES,
+    default_root,
+    find_root,
+    has_labels,
+    missing_files,
+    read_source,
+)
 from lmclip.splits import StudyData
 
 # Images of the source splits as they were released.
@@ -107,7 +117,7 @@ def _images(name: str, data: StudyData) -> list[Finding]:
     findings = []
     for what, split in (("training images", data.train), ("test images", data.test), ("validation images", held_out)):
         if split is None:
-            told = "drawn from the training labels; without them, no epoch is chosen on validation"
+            told = "drawn from labelled images that training does not use; without any, no epoch is chosen on them"
             findings.append(Finding("missing", what, told))
             continue
         lacking = missing_files(split.files)
@@ -161,11 +171,13 @@ def _weights() -> list[Finding]:
 
 def _next(name: str, source: str, data: StudyData | None, ready: bool, weights: list[str]) -> list[str]:
     """The commands that come next, each with what it does below it."""
-    given, lines = f" -p source {source}" if source else "", []
+    quoted, lines = shlex.quote(source), []
+    given = f" -p source {quoted}" if source else ""
+    folder = source or str(default_root(name) if name == "coco" else default_root(name).parent)
     if not ready:
         lines += [
-            f"lmclip download {name}" + f" --folder {source}" * bool(source),
-            *(line.format(folder=display(data_dir() / name)) for line in _BRING[name]),
+            f"lmclip download {name}" + f" --folder {quoted}" * bool(source),
+            *(line.format(folder=folder) for line in _BRING[name]),
         ]
     if data and not ready:
         lines += [f"lmclip study --profile {name}{given}", "    runs what needs labels alone: notebooks 00 to 03"]

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from lmclip.errors import LMCLIPError
 from lmclip.profiles import (
     BACKBONES,
+    EXPERIMENT_OVERRIDES,
     PROFILE_OVERRIDES,
     PROFILES,
     RELEASE,
@@ -40,9 +41,9 @@ def load_profile(
         smoke: the smallest size that still runs every line.
         backbone: "rn50", "vit-b-16" (the default) or "vit-l-14" of the real benchmarks; glyph has the mini CLIP.
         weights: "auto", "random" or the path of a weights file.
-        overrides: settings that differ from the profile's, by name: seeds, methods, and any of `LossSettings` and
-            `Experiment`, as ``{"epochs": 10, "bal_weight": 0.2, "precision": "bf16"}``; also as text, which is what
-            papermill hands on.
+        overrides: settings that differ from the profile's, by name, as ``{"epochs": 10, "bal_weight": 0.2}``: seeds
+            and other sizes, any of `LossSettings`, and how an experiment is run; also as text, which is what papermill
+            hands on. Anything but seeds gets a results folder of its own.
 
     Raises:
         LMCLIPError: no such profile, backbone, weights file or setting, or a value out of range.
@@ -59,9 +60,14 @@ def load_profile(
     if smoke:
         values |= SMOKE | (SMOKE_GLYPH if name == "glyph" else SMOKE_PHOTOGRAPHS)
     given = _as_mapping(overrides)
+    known = (*PROFILE_OVERRIDES, *LossSettings.model_fields, *EXPERIMENT_OVERRIDES)
+    if unknown := sorted(given.keys() - set(known)):
+        raise LMCLIPError(f"overrides: {unknown[0]!r} can't be overridden; what can is {', '.join(known)}")
     values |= {key: value for key, value in given.items() if key in PROFILE_OVERRIDES}
     values["loss"] |= {key: value for key, value in given.items() if key in LossSettings.model_fields}
-    values["overrides"] = {k: v for k, v in given.items() if k not in (*PROFILE_OVERRIDES, *LossSettings.model_fields)}
+    values["overrides"] = {key: value for key, value in given.items() if key in EXPERIMENT_OVERRIDES}
+    changed = sorted((key, str(value)) for key, value in given.items() if key != "seeds")
+    values["custom"] = hashlib.sha256(repr(changed).encode()).hexdigest()[:6] if changed else ""
     values["loss"] = LossSettings.checked(**values["loss"])
     profile = Profile.checked(**values)
     weights_label(weights)  # a file that is not there is better known now
@@ -80,7 +86,7 @@ def _as_mapping(overrides: Mapping | str) -> dict[str, Any]:
         return {}
     if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
         raise LMCLIPError(
-            f"overrides must be a mapping such as {{'epochs': 10, 'precision': 'bf16'}}, not {overrides!r}"
+            f"overrides must be a mapping such as {{'epochs': 10, 'precision': 'bf16'}}, not {repr(overrides)[:80]}"
         )
     return dict(overrides)
 

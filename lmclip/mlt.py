@@ -1,5 +1,6 @@
 """VOC-MLT and COCO-MLT: drawn again from the source annotations, or read from the official lists."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from lmclip.config import Profile
 from lmclip.errors import LMCLIPError
 from lmclip.longtail import LongTailBuild, balanced_subset, build_longtail, group_classes
 from lmclip.paths import data_dir, display
-from lmclip.sources import default_root, find_root, image_file, missing_files, read_source
+from lmclip.sources import default_root, find_root, has_labels, image_file, missing_files, read_source
 from lmclip.splits import LongTailDataset, StudyData
 
 TRAIN, TEST = 0, 1  # places of the source splits in `sources`
@@ -21,6 +22,7 @@ VALIDATION_SEED = 20120  # fixed once, so that every machine holds out the same 
 def load_mlt(profile: Profile, train_list: str = "", test_list: str = "", source: str = "") -> StudyData:
     """The splits of VOC-MLT or COCO-MLT; arguments and errors as in `datasets.load_study_data`."""
     name, root = profile.name, find_root(profile.name, source)
+    require_labels(name, train_list, test_list, source)
     pool = _source(name, root, TRAIN)
     build = None if pool is None else _build(profile, pool)
     train = _list(name, root, TRAIN, train_list) if train_list or pool is None else _rebuilt(name, pool, build)
@@ -32,6 +34,9 @@ def load_mlt(profile: Profile, train_list: str = "", test_list: str = "", source
     train = replace(train, groups=groups, provenance=told)
     test = None if test_list else _source(name, root, TEST)
     test = replace(test or _list(name, root, TEST, test_list), name=f"{name.upper()}-MLT test", groups=groups)
+    if shared := set(train.files) & set(test.files):
+        raise LMCLIPError(f"{len(shared)} images are in the training and in the test list, such as "
+                          f"{min(shared).name}; name two lists that share none")  # fmt: skip
     validation = validation_split(profile, pool, train)
     if validation is not None and missing_files(validation.files):
         validation = None
@@ -57,6 +62,20 @@ def validation_split(profile: Profile, pool: LongTailDataset | None, train: Long
     return pool.subset(rows, f"{profile.name.upper()}-MLT validation", train.groups)
 
 
+def require_labels(name: str, train_list: str = "", test_list: str = "", source: str = "") -> None:
+    """Nothing, where every split has annotations or a list; arguments as in `datasets.load_study_data`.
+
+    Raises:
+        LMCLIPError: a split has neither.
+    """
+    root = find_root(name, source)
+    for split, given in enumerate((train_list, test_list)):
+        if not given and not has_labels(name, root, split) and not _official_list(name, split).exists():
+            which = ("train", "test")[split]
+            raise LMCLIPError(f"there are neither annotations nor a label list of {name.upper()}-MLT's {which} images: "
+                              f"run `lmclip check {name}`, which says what to bring")  # fmt: skip
+
+
 def published_facts(train: LongTailDataset, test: LongTailDataset) -> dict[str, int | str]:
     """What `benchmarks.PUBLISHED` states of a benchmark, counted in these splits."""
     counts, groups = train.counts, train.groups
@@ -72,6 +91,10 @@ def differences(name: str, train: LongTailDataset, test: LongTailDataset) -> tup
     found = published_facts(train, test)
     return tuple(f"{key}: {_short(found[key])}, published {_short(fact)}"
                  for key, fact in PUBLISHED[name].items() if found[key] != fact)  # fmt: skip
+
+
+def _official_list(name: str, split: int) -> Path:
+    return data_dir() / f"{name}_mlt_{('train', 'test')[split]}.txt"
 
 
 def _classes(name: str) -> tuple[str, ...]:
@@ -90,12 +113,11 @@ def _source(name: str, root: Path | None, split: int) -> LongTailDataset | None:
 def _list(name: str, root: Path | None, split: int, given: str) -> LongTailDataset:
     """The images of a label list: the given one, else the official one in the data folder."""
     which = ("train", "test")[split]
-    path = Path(given).expanduser() if given else data_dir() / f"{name}_mlt_{which}.txt"
-    if not given and not path.exists():
-        raise LMCLIPError(f"there are neither annotations nor a label list of {name.upper()}-MLT's {which} images: "
-                          f"run `lmclip check {name}`, which says what to bring")  # fmt: skip
+    path = Path(given).expanduser() if given else _official_list(name, split)
     listed, labels = read_label_list(path, _classes(name))
     files = [image_file(name, root or default_root(name), image, split) for image in listed]
+    if twice := next((str(f.name) for f, count in Counter(files).items() if count > 1), ""):
+        raise LMCLIPError(f"{display(path)} lists {twice} more than once, in different words; keep one of its lines")
     told = {"source": "label list", "list": display(path)}
     return LongTailDataset(
         f"{name.upper()}-MLT {which}", [f.stem for f in files], labels, _classes(name), None, files, told

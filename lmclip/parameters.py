@@ -56,20 +56,20 @@ def parse_value(text: str, default: object, what: str) -> object:
     # The kind of the default decides; a whole number also serves as a float, and a tuple as a list.
     if default is None:
         return value
-    if isinstance(default, float) and type(value) is int:
+    if isinstance(default, float) and type(value) is int and abs(value) < 1e300:
         return float(value)
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         if not default or all(_fits(member, default[0]) for member in value):
             return type(default)(value)
     elif type(value) is type(default):
         return _listed(value) if isinstance(value, dict) else value
-    raise LMCLIPError(f"{what} takes a value of type {type(default).__name__}, such as {default!r}, not {text!r}.")
+    raise LMCLIPError(f"{what} takes a value of type {type(default).__name__}, such as {default!r}, not {text[:80]!r}.")
 
 
 def _literal(notebook: str, name: str, text: str) -> object:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise LMCLIPError(
             f"the default of parameter {name} of {notebook} is {text!r}: write a plain literal, with no other '='."
         ) from error
@@ -78,7 +78,7 @@ def _literal(notebook: str, name: str, text: str) -> object:
 def _parsed(text: str) -> object:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
 
 

@@ -5,14 +5,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lmclip.errors import LMCLIPError
 from lmclip.paths import display
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def checked(cls, **values: Any):
@@ -81,11 +81,19 @@ class Profile(Settings):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    methods: tuple[str, ...] = ("zero-shot", "bce", "asl", "bal", "contrastive", "lm-clip-no-sampler",
-                                "lm-clip-release", "lm-clip")  # fmt: skip
+    methods: tuple[str, ...] = Field(("zero-shot", "bce", "asl", "bal", "contrastive", "lm-clip-no-sampler",
+                                "lm-clip-release", "lm-clip"), min_length=1)  # fmt: skip
     learning_rates: tuple[float, ...] = ()  # the grid of `lmclip tune`
     loss: LossSettings = LossSettings()
     overrides: dict[str, Any] = {}  # settings of every experiment, by name
+    custom: str = ""  # digest of what was overridden, seeds apart; names the results folder
+
+    @field_validator("seeds", "methods")
+    @classmethod
+    def _listed_once(cls, values: tuple) -> tuple:
+        if len(set(values)) < len(values):
+            raise ValueError(f"{values} lists one more than once")
+        return values
 
     @property
     def model(self) -> str:
@@ -94,9 +102,10 @@ class Profile(Settings):
 
     @property
     def folder(self) -> str:
-        """Name of the results folder; smoke runs and random weights have their own, so that they overwrite nothing."""
-        backbone = "" if self.backbone in ("mini-clip", "vit-b-16") else self.backbone
-        marks = (backbone, "random" if self.weights == "random" else "", "smoke" if self.smoke else "")
+        """Name of the results folder; whatever is not the study itself has its own, so that it overwrites nothing."""
+        marks = ("" if self.backbone in ("mini-clip", "vit-b-16") else self.backbone,
+                 self.custom and f"custom-{self.custom}", "random" if self.weights == "random" else "",
+                 "smoke" if self.smoke else "")  # fmt: skip
         return "-".join((self.name, *filter(None, marks)))
 
 
@@ -117,7 +126,10 @@ PROFILES = {
 SMOKE = {"smoke": True, "epochs": 1, "seeds": (0, 1)}
 SMOKE_GLYPH = {"pool_size": 3_000, "max_count": 120, "validation_size": 80, "test_size": 160}
 SMOKE_PHOTOGRAPHS = {"draws": 8, "test_limit": 16, "validation_size": 8, "seeds": (0,)}
+# What may be overridden: of the profile, of `LossSettings`, and of an experiment. The rest says which run it is.
 PROFILE_OVERRIDES = ("epochs", "batch_size", "seeds", "methods", "draws")
+EXPERIMENT_OVERRIDES = ("learning_rate", "weight_decay", "scoring", "smooth_negatives", "clamp_logit_scale",
+                        "clip_statistics", "resize", "precision", "grad_checkpointing", "accumulate")  # fmt: skip
 
 
 @cache

@@ -43,6 +43,8 @@ def tune(profile: Profile, methods: tuple[str, ...] = (), jobs: int = -1, source
     if data.validation is None:
         raise LMCLIPError(f"profile {profile.name!r} has no validation images here, so nothing can be chosen on them; "
                           f"`lmclip check {profile.name}` says what is missing")  # fmt: skip
+    if data.differences:
+        raise LMCLIPError(f"a search on a sample would be taken for the benchmark's: {data.differences[0]}")
     records = list(run_matrix(trials, profile, data, jobs=jobs, folder=folder, evaluate_test=False))
     rows = [_trial(record, scoring) for record in records for scoring in SCORINGS]
     titles = {row["method"] for row in rows}
@@ -72,10 +74,11 @@ def chosen_settings(profile: Profile) -> dict[str, dict]:
     Raises:
         LMCLIPError: the glyph profile's search has not been recorded, or a search lacks a method.
     """
+    given = {key: value for key, value in profile.overrides.items() if key in ("learning_rate", "scoring")}
     if not is_searched(profile):
         rate = RELEASE[profile.name, profile.backbone][1]
-        return {method: {"learning_rate": rate, "scoring": "softmax"} for method in profile.methods}
-    return {method: _best(profile, method) for method in profile.methods}
+        return {method: {"learning_rate": rate, "scoring": "softmax"} | given for method in profile.methods}
+    return {method: _best(profile, method) | given for method in profile.methods}
 
 
 def is_searched(profile: Profile) -> bool:
@@ -137,7 +140,7 @@ def _trial(record: Record, scoring: str) -> dict:
 
 
 def _path(profile: Profile) -> Path:
-    searched = profile.model_copy(update={"smoke": False, "weights": "auto"})
+    searched = profile.model_copy(update={"smoke": False, "weights": "auto", "custom": ""})
     return TUNING / f"{searched.folder}.json"  # smoke runs read the full search; they never write one
 
 

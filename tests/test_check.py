@@ -13,6 +13,7 @@ from lmclip import check
 from lmclip.archives import fingerprint
 from lmclip.cli import main
 from lmclip.errors import LMCLIPError
+from lmclip.paths import data_dir
 from lmclip.profiles import BACKBONES
 
 LABELS = np.tile(np.eye(20, dtype=np.uint8), (2, 1))
@@ -53,7 +54,7 @@ def screen(capsys, *arguments):
 def test_a_newcomer_without_data_learns_what_to_do(name, file, capsys):
     status, found, following = screen(capsys, name)
     assert status == 1 and {state for state, _ in found.values()} == {"missing"}
-    assert f"lmclip download {name}" in following and f"$LMCLIP_DATA/{name}" in following
+    assert f"lmclip download {name}" in following and f"{data_dir() / name}, and run" in following
     assert file in following and "--source FOLDER" in following and "--weights" in following
     assert len(following.splitlines()) < 12
 

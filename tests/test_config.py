@@ -108,11 +108,15 @@ def test_overrides_reach_profile_loss_and_experiment_and_the_name():
     assert run.settings.power == 1.35, "what is not overridden stays"
     assert load_profile("voc", overrides=repr(given)) == profile, "papermill hands text on"
     assert run.run_id != experiment(load_profile("voc"), "lm-clip", 1, 1e-6).run_id
+    assert profile.folder != load_profile("voc").folder == load_profile("voc", overrides={"seeds": [0]}).folder
     assert experiment(profile, "zero-shot").epochs == 0, "zero-shot stays untrained"
 
 
 @pytest.mark.parametrize("overrides, message", [
-    ({"precison": "bf16"}, "precison.*its settings are.*precision"), ({"precision": "fp8"}, "precision"),
+    ({"precison": "bf16"}, "precison.*what can is.*precision"), ({"precision": "fp8"}, "precision"),
+    ({"backbone": "rn50"}, "'backbone' can't be overridden"), ({"settings": {"power": 2}}, "'settings' can't"),
+    ({"bal_weight": float("inf")}, "bal_weight"), ({"learning_rate": float("nan")}, "learning_rate"),
+    ({"methods": []}, "methods"), ({"seeds": [0, 0]}, "more than once"),
     ({"epochs": 0}, "epochs"), ({"seeds": []}, "seeds"), ({"power": -1}, "power"), ({"methods": ["sgd"]}, "sgd"),
     ("epochs=3", "mapping"), ([1], "mapping"), ({1: 2}, "mapping"), ("{" * 5000, "mapping"),
     ({"accumulate": 2}, "can't be split.*largest of the whole batch"),

@@ -158,7 +158,8 @@ def test_smoke_keeps_the_first_test_images_and_all_training_images(reference, da
 
 
 def test_a_pool_that_lacks_a_class_is_named(data_folder, tmp_path):
-    write_voc(tmp_path, 2012, "trainval", ["2008_000001"], np.eye(20, dtype=np.uint8)[:1])
+    for year, image_set, name in ((2012, "trainval", "2008_000001"), (2007, "test", "000001")):
+        write_voc(tmp_path, year, image_set, [name], np.eye(20, dtype=np.uint8)[:1])
     with pytest.raises(LMCLIPError, match=r"no long tail can be drawn from trainval\.txt: class 1 has no image"):
         load_study_data(load_profile("voc"), source=str(tmp_path))
 
@@ -171,13 +172,25 @@ def test_without_any_data_the_command_that_helps_is_named(name, data_folder):
 
 def test_a_list_by_parameter_and_missing_images(tmp_path, monkeypatch):
     monkeypatch.setenv("LMCLIP_DATA", str(tmp_path / "nothing"))
-    lines = "\n".join(f"JPEGImages/{i:06}.jpg {i % 20} {(i + 1) % 20}" for i in range(60))
-    for split in ("train", "test"):
+    for split, first in (("train", 0), ("test", 100)):
+        lines = "\n".join(f"JPEGImages/{first + i:06}.jpg {i % 20} {(i + 1) % 20}" for i in range(60))
         (tmp_path / f"{split}.txt").write_text(lines)
     data = load_study_data(load_profile("voc"), str(tmp_path / "train.txt"), str(tmp_path / "test.txt"))
     assert len(data.train) == 60 and not data.train.has_images and data.pool is None
     with pytest.raises(LMCLIPError, match=r"000003\.jpg"):
         data.train.images([3])
+
+
+def test_lists_that_share_images_or_name_one_twice_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCLIP_DATA", str(tmp_path / "nothing"))
+    lines = [f"JPEGImages/{i:06}.jpg {i % 20}" for i in range(60)]
+    for name, rows in (("a", lines), ("b", lines[59:]), ("twice", [*lines, "VOC2007/JPEGImages/000003.jpg 5"])):
+        (tmp_path / name).write_text("\n".join(rows))
+    paths = {name: str(tmp_path / name) for name in ("a", "b", "twice")}
+    with pytest.raises(LMCLIPError, match=r"1 images are in the training and in the test list, such as 000059\.jpg"):
+        load_study_data(load_profile("voc"), paths["a"], paths["b"])
+    with pytest.raises(LMCLIPError, match=r"twice lists 000003\.jpg more than once"):
+        load_study_data(load_profile("voc"), paths["twice"], paths["b"])
 
 
 @pytest.mark.parametrize(

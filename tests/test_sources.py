@@ -155,7 +155,6 @@ def test_images_are_there_when_both_splits_have_some(devkit):
         ("coco", "train2017/000000554625.jpg", 0, "train2017/000000554625.jpg"),
         ("coco", "val2017/000000554625.jpg", 0, "val2017/000000554625.jpg"),
         ("coco", "000000554625.jpg", 1, "val2017/000000554625.jpg"),
-        ("coco", "/etc/../../train2017/../x.jpg", 0, "train2017/x.jpg"),
     ],
 )
 def test_listed_images_are_mapped_onto_the_folder_that_was_found(name, listed, split, expected):
@@ -163,7 +162,7 @@ def test_listed_images_are_mapped_onto_the_folder_that_was_found(name, listed, s
 
 
 def test_a_listed_image_without_a_name_is_refused():
-    for listed in ("train2017/", "..", "train2017/.."):
+    for listed in ("train2017/", "..", "train2017/..", "../../etc/passwd", "train2017/../x.jpg", "train2017/x.png"):
         with pytest.raises(LMCLIPError, match="no image file"):
             image_file("coco", Path("root"), listed, 0)
 

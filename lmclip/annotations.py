@@ -38,11 +38,13 @@ def read_label_list(path: Path, class_names: Sequence[str]) -> tuple[list[str], 
     first_line = {}
     for row, (name, *indices) in enumerate(lines):
         if name in first_line:
-            raise LMCLIPError(f"{display(path)}, line {row + 1}: {name} was listed before, in line {first_line[name]}")
+            raise LMCLIPError(
+                f"{display(path)}, line {row + 1}: {name[:60]} was listed before, in line {first_line[name]}"
+            )
         first_line[name] = row + 1
         for index in indices:
             if not index.isascii() or not index.isdigit() or int(index) >= len(class_names):
-                raise LMCLIPError(f"{display(path)}, line {row + 1}: {index!r} is no class index; "
+                raise LMCLIPError(f"{display(path)}, line {row + 1}: {index[:60]!r} is no class index; "
                                   f"expected 0 to {len(class_names) - 1}")  # fmt: skip
             labels[row, int(index)] = 1
     return [name for name, *_ in lines], labels
@@ -62,6 +64,8 @@ def read_coco_annotations(path: Path) -> tuple[list[dict], np.ndarray, tuple[str
         with open(os.devnull, "w") as silence, _stdout(silence):
             coco = COCO(str(path))
         names = tuple(coco.cats[c]["name"] for c in sorted(coco.cats))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a category's name is no text")
         column = {category: place for place, category in enumerate(sorted(coco.cats))}
         images = [dict(image) for image in coco.imgs.values()]
         labels = np.zeros((len(images), len(names)), dtype=np.uint8)
@@ -76,14 +80,16 @@ def read_coco_annotations(path: Path) -> tuple[list[dict], np.ndarray, tuple[str
         raise LMCLIPError(f"no annotations at {display(path)}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         raise LMCLIPError(f"{display(path)} is no consistent COCO annotation file ({type(error).__name__}: {error}); "
-                          "delete it if it was rendered here, or download it again") from error  # fmt: skip
+                          "delete it: what was rendered is made again, the rest downloaded") from error  # fmt: skip
     if strays or twice or not images:
         fault = ("has annotations of images that it does not list" if strays
                  else f"lists {twice} images twice" if twice else "lists no images")  # fmt: skip
         raise LMCLIPError(f"{display(path)} {fault}; download it again")
     odd = [image["file_name"] for image in images if not re.fullmatch(IMAGE_NAME, image["file_name"])]
     if odd:
-        raise LMCLIPError(f"{display(path)} names an image {odd[0]!r}, which is no plain file name; download it again")
+        raise LMCLIPError(
+            f"{display(path)} names an image {odd[0][:60]!r}, which is no plain file name; download it again"
+        )
     return images, labels, names
 
 
@@ -96,7 +102,7 @@ def read_voc_ids(path: Path) -> list[str]:
     ids = _text(path, "a list of image ids").split()
     odd = [name for name in ids if not re.fullmatch(IMAGE_NAME, name)]
     if odd or not ids:
-        raise LMCLIPError(f"{display(path)} holds {odd[0]!r}, which is no image id" if odd
+        raise LMCLIPError(f"{display(path)} holds {odd[0][:60]!r}, which is no image id" if odd
                           else f"{display(path)} is empty; expected one image id per line")  # fmt: skip
     if len(set(ids)) < len(ids):
         raise LMCLIPError(f"{display(path)} lists {len(ids) - len(set(ids))} images twice; extract it again")
@@ -124,12 +130,12 @@ def read_voc_objects(path: Path, class_names: Sequence[str]) -> list[str]:
             raise
         raise LMCLIPError(f"{display(path)} can't be read as a VOC annotation ({error}); extract it again") from error
     if tree.tag != "annotation":
-        raise LMCLIPError(f"{display(path)} is no VOC annotation: it opens with <{tree.tag}>, not <annotation>")
+        raise LMCLIPError(f"{display(path)} is no VOC annotation: it opens with <{tree.tag[:60]}>, not <annotation>")
     # Body parts have names too, one level below the objects'.
     names = [(found.findtext("name") or "").strip() for found in tree.findall("object")]
     unknown = [name for name in names if name not in class_names]
     if unknown:
-        raise LMCLIPError(f"{display(path)} names the unknown class {unknown[0]!r}; "
+        raise LMCLIPError(f"{display(path)} names the unknown class {unknown[0][:60]!r}; "
                           f"VOC's are {', '.join(class_names)}")  # fmt: skip
     return names
 

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from lmclip.errors import LMCLIPError
 from lmclip.paths import atomic_write, display
 
 FINGERPRINTS = "fingerprints.json"
+MOST_INFLATED = 100  # COCO's annotations grow tenfold; an archive that would grow by more is a bomb
 
 
 def unpack_zip(archive: Path, wanted: Callable[[str], object], folder: Path) -> None:
@@ -35,12 +38,34 @@ def unpack_zip(archive: Path, wanted: Callable[[str], object], folder: Path) -> 
             members = [info for info in members if wanted(info.filename)]
             if not members:
                 raise LMCLIPError(f"{display(archive)} holds nothing of what the official one does; bring that")
+            _refuse_bombs(archive, opened.infolist())
             check_disk(folder, sum(info.file_size for info in members), f"unpacking {archive.name}")
             for info in tqdm(members, desc=f"unpacking {archive.name}", unit="file", mininterval=1, ascii=True):
                 opened.extract(info, folder)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise LMCLIPError(f"{display(archive)} can't be unpacked ({error}); delete it and run the same command again, "
                           "or bring it anew") from error  # fmt: skip
+
+
+def _refuse_bombs(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+    unpacked = sum(info.file_size for info in members)
+    if unpacked > MOST_INFLATED * archive.stat().st_size + 1_000_000:
+        raise LMCLIPError(f"{display(archive)} would grow to {unpacked / 1e9:,.1f} GB from {archive.stat().st_size:,} "
+                          "bytes: it is not the official archive; delete it")  # fmt: skip
+
+
+@contextmanager
+def only_safe_tars() -> Iterator[None]:
+    """No tar archive that is unpacked meanwhile, by whatever library, may write outside its folder or make a device."""
+    before = tarfile.TarFile.extraction_filter
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)  # Python's own default from 3.14 on
+    try:
+        yield
+    except tarfile.FilterError as error:
+        raise LMCLIPError(f"an archive holds {error.tarinfo.name!r}, which points outside: it is not the official one; "
+                          "delete it") from error  # fmt: skip
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def move_in(staged: Path, target: Path) -> None:
@@ -83,7 +108,7 @@ def read_fingerprints(root: Path) -> dict[str, dict]:
         return {str(name): {"bytes": int(of["bytes"]), "sha256": str(of["sha256"])} for name, of in found.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise LMCLIPError(f"{display(path)} is no record of fingerprints ({type(error).__name__}); delete it, and the "
                           "next download records them anew") from error  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The command line: ``lmclip COMMAND``, or ``python -m lmclip COMMAND``. One function is one subcommand."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,12 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from lmclip.errors import LMCLIPError
+from lmclip.paths import display
 
 PLAIN_FLAGS = (FlagCreatePairsOff,)  # --force, without a --no-force beside it
+
+# What a disk may say wherever something is written; told in one sentence.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 app = SubcommandApp()
 
@@ -54,13 +59,15 @@ def study(
 
 @app.command
 def tune(
-    profile: str = "glyph", backbone: str = "", methods: tuple[str, ...] = (), jobs: int = -1, source: str = ""
-) -> None:
+    profile: str = "glyph", backbone: str = "", weights: str = "auto", methods: tuple[str, ...] = (), jobs: int = -1,
+    source: str = "",
+) -> None:  # fmt: skip
     """Search every method's learning rate on the validation images and record it in data/tuning/.
 
     Args:
         profile: Which data; it needs a validation set.
         backbone: Of voc and coco, as for `study`.
+        weights: As for `study`.
         methods: Methods to search; all of the profile's when empty. Other methods' recorded trials are kept.
         jobs: Runs at a time; -1 is one per core, at most four.
         source: The folder of an existing VOCdevkit or COCO download; empty: the data folder.
@@ -68,7 +75,7 @@ def tune(
     from lmclip.config import load_profile
     from lmclip.tuning import tune
 
-    print(tune(load_profile(profile, backbone=backbone), methods, jobs, source).to_string(index=False))
+    print(tune(load_profile(profile, backbone=backbone, weights=weights), methods, jobs, source).to_string(index=False))
 
 
 @app.command
@@ -92,6 +99,20 @@ def readme() -> None:
     filled = fill_readme(path.read_text(), "glyph").encode()
     with atomic_write(path) as file:
         file.write(filled)
+
+
+@app.command
+def verify(folder: Annotated[str, Positional] = "") -> None:
+    """Recompute what a results folder states, from its records and scores; name what does not match, with status 1.
+
+    Args:
+        folder: The results folder of a profile, such as results/glyph, which it is when empty.
+    """
+    from lmclip.paths import results_dir
+    from lmclip.verify import verify
+
+    if not verify(Path(folder).expanduser() if folder else results_dir("glyph")):
+        sys.exit(1)
 
 
 @app.command
@@ -158,6 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(f"lmclip: {error}", 2)
     except KeyboardInterrupt:
         return _end("lmclip: interrupted; what had finished is kept, and the same command goes on from there.", 130)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f"{display(error.filename)} can't be written" if error.filename else "something can't be written"
+        return _end(
+            f"lmclip: {where} ({error.strerror}); free space or make it writable, and run the same command again", 2
+        )
     return 0
 
 

@@ -5,6 +5,7 @@ torchvision knows them; COCO's are not, so that the first download records a fin
 """
 
 import re
+import shlex
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ import pooch
 from tqdm import tqdm
 
 from lmclip.annotations import read_voc_ids
-from lmclip.archives import check_disk, fingerprint, move_in, read_fingerprints, record, unpack_zip
+from lmclip.archives import check_disk, fingerprint, move_in, only_safe_tars, read_fingerprints, record, unpack_zip
 from lmclip.config import load_profile
 from lmclip.errors import LMCLIPError
 from lmclip.mlt import load_mlt, validation_split
@@ -60,8 +61,9 @@ def download(profile_name: str, folder: str = "", everything: bool = False, trai
     if lacking:
         raise LMCLIPError(f"{len(lacking)} images are still missing, such as {display(lacking[0])}; delete "
                           f"{display(lacking[0].parent)} and run the same command again")  # fmt: skip
-    print(f"{len(data.train):,} training, {len(data.validation or ()):,} validation and {len(data.test):,} test images "
-          f"are in place in {display(root)}; next: lmclip check {profile_name}")  # fmt: skip
+    sizes = [f"{len(split or ()):,}" for split in (data.train, data.validation, data.test)]
+    print("{} training, {} validation and {} test images are in place in {}".format(*sizes, root))
+    print(f"next: lmclip check {profile_name}" + f" --source {shlex.quote(folder)}" * bool(folder))
     return data
 
 
@@ -92,7 +94,7 @@ def _fetch_voc_split(base: Path, root: Path, year: str, image_set: str) -> None:
     from torchvision.datasets.utils import check_md5
 
     known = voc.DATASET_YEAR_DICT["2007-test" if image_set == "test" else year]
-    staging, brought = root.resolve().parent / STAGING, base / known["filename"]
+    staging, brought = (root if root.is_dir() else base) / STAGING, base / known["filename"]
     try:
         staging.mkdir(parents=True, exist_ok=True)
         if brought.is_file():
@@ -101,7 +103,8 @@ def _fetch_voc_split(base: Path, root: Path, year: str, image_set: str) -> None:
                                   "file; delete it or bring it anew")  # fmt: skip
             (staging / brought.name).unlink(missing_ok=True)
             (staging / brought.name).symlink_to(brought)
-        VOCDetection(staging, year=year, image_set=image_set, download=True)
+        with only_safe_tars():  # torchvision checks the checksum, and then trusts
+            VOCDetection(staging, year=year, image_set=image_set, download=True)
         move_in(staging / known["base_dir"], root / f"VOC{year}")
     except (OSError, RuntimeError, tarfile.TarError, EOFError) as error:
         raise _unfetched(known["url"], brought, error) from error
@@ -177,7 +180,7 @@ def _fetch_images(root: Path, names: list[str]) -> None:
             threads.shutdown(cancel_futures=True)
             raise LMCLIPError(f"{COCO_URL}{running[done]} can't be fetched ({_reason(error)}): run the same command "
                               "again, which goes on from here, or put train2017.zip (from zips/ there) into "
-                              f"{display(root)}") from error  # fmt: skip
+                              f"{root}") from error  # fmt: skip
         except BaseException:  # interrupted: what is running ends, the rest is not begun
             threads.shutdown(cancel_futures=True)
             raise
@@ -204,7 +207,7 @@ def _jpeg(url: str, output: str, fetcher: pooch.Pooch, check_only: bool = False)
 
 def _unfetched(url: str, place: Path, error: Exception) -> LMCLIPError:
     return LMCLIPError(f"{url} can't be fetched ({_reason(error)}): fetch {place.name} on a machine with internet, put "
-                       f"it into {display(place.parent)}, and run the same command again")  # fmt: skip
+                       f"it into {place.parent}, and run the same command again")  # fmt: skip
 
 
 def _reason(error: Exception) -> str:

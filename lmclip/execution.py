@@ -39,11 +39,11 @@ def execute_notebook(
     """
     running = target.with_name(f".{target.stem}.running.ipynb")
     failed = target.with_name(f"{target.stem}.failed.ipynb")
-    target.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     live = sys.stderr.isatty()
     bar = {"desc": f"  {source.stem}", "file": sys.stderr, "leave": False}
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with _environment(KERNEL_ENVIRONMENT):
             papermill.execute_notebook(
                 str(source),
@@ -63,11 +63,12 @@ def execute_notebook(
         reason = _told(error)
     except Exception as error:  # a dead kernel, a kernel that never started, a full disk
         reason = f"{_where(running)}: {type(error).__name__}: {error}"
+    if not reason:
+        reason = _publish(running, target)
     if reason:
-        _publish(running, failed)
-        kept = f" Kept as far as it got: {paths.display(failed)}" if failed.is_file() else ""
-        raise NotebookFailed(f"{source.stem} stopped {reason}\n{kept.strip()}".rstrip())
-    _publish(running, target)
+        kept = f"Kept as far as it got: {paths.display(failed)}" if not _publish(running, failed) else ""
+        running.unlink(missing_ok=True)
+        raise NotebookFailed(f"{source.stem} stopped {hide_paths(reason)}\n{kept}".rstrip())
     failed.unlink(missing_ok=True)
     return time.time() - started
 
@@ -87,7 +88,10 @@ def clean_notebook(notebook: nbformat.NotebookNode) -> None:
     """Removes, in place, what tells of this machine or changes from run to run without meaning anything."""
     metadata = notebook.metadata.pop("papermill", {})
     parameters = metadata.get("parameters", {})
-    given = {v: f"<{name}>" for name, v in parameters.items() if isinstance(v, str) and Path(v).is_absolute()}
+    given = {}
+    for name, value in parameters.items():
+        if isinstance(value, str) and "/" in value:
+            given |= {value: f"<{name}>", str(Path(value).expanduser().resolve()): f"<{name}>"}
     notebook.metadata["papermill"] = {
         "duration": round(metadata.get("duration") or 0),  # seconds
         "parameters": _hidden(parameters, given),
@@ -145,7 +149,10 @@ def _told(error: papermill.PapermillExecutionError) -> str:
 
 def _where(page: Path) -> str:
     """The cell that was running when a page broke off, told by its first line."""
-    cells = nbformat.read(page, as_version=4).cells if page.is_file() else []
+    try:
+        cells = nbformat.read(page, as_version=4).cells
+    except Exception:  # none yet, or one that broke off in the middle
+        cells = []
     # The count of a cell is set when it starts, so it can't tell; the time when it started can.
     started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time") and cell.source.strip()]
     if not started:
@@ -153,13 +160,21 @@ def _where(page: Path) -> str:
     return f"in the cell that begins {started[-1].source.strip().splitlines()[0]!r}"
 
 
-def _publish(running: Path, target: Path) -> None:
-    """Cleans the page at ``running`` and moves it to ``target`` in one step, so that no reader meets half a page."""
-    if running.is_file():
+def _publish(running: Path, target: Path) -> str:
+    """Cleans the page at ``running`` and moves it to ``target`` in one step, so that no reader meets half a page.
+
+    Returns why that can't be done, or an empty string.
+    """
+    try:
         notebook = nbformat.read(running, as_version=4)
         clean_notebook(notebook)
         nbformat.write(notebook, running)
         os.replace(running, target)
+    except OSError as error:
+        return f"as its page {paths.display(target)} can't be written ({error.strerror or error}): free space there."
+    except Exception as error:  # a page that broke off in the middle
+        return f"with a page that can't be read ({type(error).__name__}): run it again."
+    return ""
 
 
 def _folders(given: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -170,11 +185,11 @@ def _folders(given: Mapping[str, str]) -> list[tuple[str, str]]:
         Path(tempfile.gettempdir()): "<temporary>",
         Path.home(): "~",
         **{Path(folder): "<packages>" for folder in site.getsitepackages()},
-        **{Path(folder): label for folder, label in given.items()},
         **{Path(value): f"${name}" for name, value in os.environ.items() if name.startswith("LMCLIP_") and value},
     }
     found = {str(form): label for folder, label in named.items() for form in (folder, folder.resolve())}
-    useful = [(folder, label) for folder, label in found.items() if folder.startswith("/") and len(folder) > 1]
+    found |= given  # a relative path as it was given, too
+    useful = [(folder, label) for folder, label in found.items() if "/" in folder and len(folder) > 1]
     return sorted(useful, key=lambda pair: -len(pair[0]))
 
 

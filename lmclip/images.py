@@ -20,6 +20,7 @@ from torchvision.transforms.functional import InterpolationMode, center_crop, re
 from tqdm import tqdm
 
 from lmclip.errors import LMCLIPError
+from lmclip.locks import held
 from lmclip.paths import atomic_write, data_dir, display
 
 _DECODED_AT_ONCE = 256
@@ -54,15 +55,16 @@ def decode(path: Path, size: int | None, how: str = "squash") -> np.ndarray:
         Image.DecompressionBombWarning,
     ) as error:  # fmt: skip
         reason = str(error).replace(str(path), path.name)
-        raise LMCLIPError(f"{display(path)} is no readable image ({reason}); delete it if it was rendered here, or "
-                          "download it again") from error  # fmt: skip
+        raise LMCLIPError(f"{display(path)} is no readable image ({reason}); delete it: a rendered scene is "
+                          "drawn again, a photograph is fetched by `lmclip download`") from error  # fmt: skip
 
 
 def cached_images(files: Sequence[Path], size: int, how: str = "squash", name: str = "images") -> np.ndarray:
     """All images decoded, (N, size, size, 3) uint8, as a read-only memory map of a file in ``data/cache/images``.
 
-    The file is made on the first call, by one thread per core, and appears whole or not at all. Its name holds a digest
-    of the images' names, sizes and times of change and of the preprocessing, so a changed image makes a new file.
+    The file is made on the first call, by one thread per core, and appears whole or not at all; a process that asks for
+    it meanwhile waits. Its name holds a digest of the images' names, sizes and times of change and of the
+    preprocessing, so a changed image makes a new file.
 
     Args:
         files: N image files.
@@ -76,8 +78,17 @@ def cached_images(files: Sequence[Path], size: int, how: str = "squash", name: s
     path = _cache_path(files, size, how, name)
     if (kept := _opened(path, len(files), size)) is not None:
         return kept
+    with held(path.with_name(f".{path.name}.lock"), f"decoding {name}"):
+        if (kept := _opened(path, len(files), size)) is None:  # else another process made it meanwhile
+            _decode_all(path, files, size, how, name)
+            kept = _opened(path, len(files), size)
+    if kept is None:
+        raise LMCLIPError(f"{display(path)} was written, but can't be read again; check the disk")
+    return kept
+
+
+def _decode_all(path: Path, files: Sequence[Path], size: int, how: str, name: str) -> None:
     needed = len(files) * size * size * 3
-    path.parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(path.parent).free) < needed:
         raise LMCLIPError(f"{display(path.parent)} has {free / 2**30:.1f} GiB free, but the decoded images of {name} "
                           f"take {needed / 2**30:.1f} GiB; free space there or set LMCLIP_DATA")  # fmt: skip
@@ -90,10 +101,6 @@ def cached_images(files: Sequence[Path], size: int, how: str = "squash", name: s
                 for image in threads.map(lambda f: decode(f, size, how), chunk):
                     file.write(image.tobytes())
                 bar.update(len(chunk))
-    kept = _opened(path, len(files), size)
-    if kept is None:
-        raise LMCLIPError(f"{display(path)} was written, but can't be read again; check the disk")
-    return kept
 
 
 def batches(images: np.ndarray, order: Sequence[torch.Tensor], flips: Sequence[torch.Tensor], workers: int = 0):
@@ -118,7 +125,9 @@ class _Epoch(Dataset):
 
     def __getitem__(self, step):
         batch = torch.from_numpy(self.images[self.order[step].numpy()]).permute(0, 3, 1, 2)
-        return torch.where(self.flips[step][:, None, None, None], batch.flip(3), batch)
+        for row in self.flips[step].nonzero().flatten().tolist():
+            batch[row] = batch[row].flip(2)
+        return batch
 
 
 def _cache_path(files, size, how, name):
@@ -137,6 +146,6 @@ def _opened(path, number, size):
     """The cache file's memory map, or None when it is not there or not whole."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # not there, or damaged: numpy raises many types
         return None
     return images if images.shape == (number, size, size, 3) and images.dtype == np.uint8 else None

@@ -1,5 +1,8 @@
 """The matrix of runs: method × seed, those that are not finished yet, several at a time on a CPU."""
 
+import os
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +13,10 @@ from tqdm import tqdm
 
 from lmclip.config import METHODS, Experiment, Profile
 from lmclip.datasets import StudyData
+from lmclip.errors import LMCLIPError
 from lmclip.paths import results_dir
-from lmclip.records import Record, is_finished, load_record
-from lmclip.training import describe, train
+from lmclip.records import Record, clean, load_record
+from lmclip.training import checkpoint_of, is_current, train
 
 
 def run_matrix(
@@ -21,21 +25,27 @@ def run_matrix(
 ) -> Iterator[Record]:  # fmt: skip
     """Run the experiments that are not finished yet, several at a time on a CPU, and yield every record.
 
+    Two matrices may run at once: a run that the other one is at is waited for, and read.
+
     Args:
         jobs: processes at a time; -1 is one per core but at most four. On a GPU runs go one by one.
     """
+    if jobs == 0 or jobs < -1:
+        raise LMCLIPError(f"jobs is {jobs}; expected a number of runs at a time, or -1 for one per core")
     folder = folder or results_dir(profile.folder) / "runs"
+    clean(folder)
     done = [] if overwrite else [e for e in experiments if is_current(folder / e.run_id, profile, data)]
     todo = [e for e in experiments if e not in done]
     print(f"{len(done)} of {len(experiments)} runs are finished already, {len(todo)} to do", flush=True)
     for exp in done:
+        checkpoint_of(folder, exp).unlink(missing_ok=True)  # of a process killed right after it wrote the record
         yield load_record(folder / exp.run_id)
     if torch.cuda.is_available():
         jobs = 1
     elif jobs == -1:
         jobs = min(joblib.cpu_count(), 4)
-    work = (joblib.delayed(train)(exp, profile, data, folder, overwrite=True, evaluate_test=evaluate_test,
-                                  progress=jobs == 1) for exp in todo)  # fmt: skip
+    work = (joblib.delayed(_train)(os.getpid(), exp, profile, data, folder, overwrite=overwrite, reuse=not overwrite,
+                                   evaluate_test=evaluate_test, progress=jobs == 1) for exp in todo)  # fmt: skip
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     # joblib replaces a worker that has grown, and says so; the run that follows starts in a fresh process.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
@@ -46,6 +56,18 @@ def run_matrix(
             yield record
 
 
-def is_current(run: Path, profile: Profile, data: StudyData) -> bool:
-    """Whether a run is finished, and was made from these very data and weights."""
-    return is_finished(run) and load_record(run).data == describe(profile, data)
+def _train(parent: int, *arguments, **options) -> Record:
+    """A run in a worker of ``parent``, or in that process itself."""
+    if os.getppid() == parent and not any(thread.name == _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
+    return train(*arguments, **options)
+
+
+_WATCH = "lmclip: ends with its parent"
+
+
+def _end_with(parent: int) -> None:
+    """joblib's workers would wait for ever for the next run of a parent that was killed, and keep their memory."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -159,7 +159,7 @@ def scene_bank(recipe: Recipe, folder: Path, jobs: int = 2) -> tuple[np.ndarray,
         for _ in tqdm(joblib.Parallel(n_jobs=jobs, return_as="generator")(work), total=len(chunks), unit="k scenes"):
             pass
         unfinished.rename(path)
-    return np.load(path, mmap_mode="r"), names
+    return np.load(path, mmap_mode="r", allow_pickle=False), names
 
 
 PLAIN = glyphs.SceneStyle(
@@ -168,6 +168,6 @@ PLAIN = glyphs.SceneStyle(
 
 
 def _render_chunk(path, chunk, names, plain, seed):
-    bank = np.load(path, mmap_mode="r+")
+    bank = np.load(path, mmap_mode="r+", allow_pickle=False)
     for i in chunk:
         bank[i] = glyphs.scene(names[i], PLAIN if i < plain else glyphs.PRETRAIN, (seed, 1, int(i)))

@@ -3,19 +3,23 @@
 A run is a folder ``results/<profile>/runs/<run id>/`` with
 
 * ``record.json``: settings, seed, data fingerprint, versions, device, times, history, metrics per protocol;
-* ``scores.npz``: test logits per protocol, targets, image features (bulky, not committed; remade by the run).
+* ``scores.npz``: test logits per protocol, targets, image features (bulky, not committed; remade by the run);
+* ``ranks.npz``: where the positives stand among each class's scores, which is all that average precision depends on
+  (small, committed).
 
 The folder appears whole or not at all. A record without its scores, as a fresh clone has it, tells what was
-measured but is not finished: the run is made again, and can be compared with the committed numbers.
+measured but is not finished: the run is made again, and can be compared with the committed numbers. ``digest`` covers
+the record and ``scores_sha256`` the arrays, so that `lmclip verify` can tell a record that was changed by hand.
 """
 
+import hashlib
 import json
 import math
+import os
 import platform
 import resource
 import shutil
 import subprocess
-import tempfile
 import zipfile
 import zlib
 from importlib.metadata import version
@@ -29,10 +33,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lmclip.config import METHODS, Experiment, Profile
 from lmclip.errors import LMCLIPError
+from lmclip.locks import is_free
 from lmclip.paths import ROOT, display, results_dir
 
 PROTOCOLS = ("best-on-test", "clean")  # how the epoch was chosen; never mixed in one row
 GROUP_METRICS = ("mAP", "mAP_head", "mAP_medium", "mAP_tail")
+MOST_INFLATED = 100  # real scores compress to a half; an archive that would grow by more is a bomb
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "scikit-learn", "pillow", "matplotlib")
 
 
@@ -53,45 +59,70 @@ class Record(BaseModel):
     peak_memory_mb: float  # of the process (CPU) or of the device's allocator (GPU)
     history: list[dict[str, float | int | None]]  # one row per epoch; row 0 is before training
     protocols: dict[str, dict[str, Any]]  # protocol → epoch, metrics, per_class_ap
+    scores_sha256: str = ""  # of the arrays in scores.npz
+    digest: str = ""  # of everything else in record.json
 
 
-def save_run(record: Record, arrays: dict[str, np.ndarray], folder: Path, overwrite: bool = False) -> Path:
-    """Write a run into ``folder`` under its id: complete, or not at all.
+def save_run(
+    record: Record, arrays: dict[str, np.ndarray], folder: Path, overwrite: bool = False,
+    ranks: dict[str, np.ndarray] | None = None,
+) -> Path:  # fmt: skip
+    """Write a run into ``folder`` under its id: complete, or not at all. The caller holds the run's lock.
 
     Raises:
         LMCLIPError: the run is already finished there and ``overwrite`` is False, or the folder can't be written.
     """
     target = folder / record.run_id
+    recover(target)
     if is_finished(target) and not overwrite:
         raise LMCLIPError(f"{display(target)} is already finished; pass overwrite=True to replace it")
-    unfinished = new_folder(folder)
+    unfinished, replaced = _hidden(target)
     try:
-        (unfinished / "record.json").write_text(_to_json(record) + "\n")
+        unfinished.mkdir(parents=True)
+        (unfinished / "record.json").write_text(_to_json(record, arrays) + "\n")
         np.savez_compressed(unfinished / "scores.npz", **arrays)
-        unfinished.chmod(0o755)
+        if ranks:
+            np.savez_compressed(unfinished / "ranks.npz", **ranks)
+        for path in unfinished.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # a power cut must not leave a run that looks finished
         if target.exists():
-            target.rename(unfinished / "replaced")
+            target.rename(replaced)
         unfinished.rename(target)
-        shutil.rmtree(target / "replaced", ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
-        raise LMCLIPError(f"{display(target)} can't be written ({error.strerror}); free space there") from error
+        raise LMCLIPError(f"{display(target)} can't be written ({error.strerror or error}); free space there, make it "
+                          "writable or set LMCLIP_RESULTS to another folder") from error  # fmt: skip
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 
-def new_folder(folder: Path) -> Path:
-    """A hidden, empty folder inside ``folder``, where a run is put together before it gets its name.
+def recover(target: Path) -> None:
+    """Put right what a process that was killed while it wrote the run at ``target`` left. Its lock must be held."""
+    unfinished, replaced = _hidden(target)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
 
-    Raises:
-        LMCLIPError: nothing can be written there.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
-    except OSError as error:
-        advice = "make it writable or set LMCLIP_RESULTS to another folder"
-        raise LMCLIPError(f"{display(folder)} can't be written ({error.strerror}); {advice}") from error
+
+def clean(folder: Path) -> None:
+    """Put right what dead processes left of any run in ``folder``; runs that a living process is at are left alone."""
+    for path in [*folder.glob(".unfinished-*"), *folder.glob(".replaced-*"), *folder.glob(".*.lock")]:
+        run_id = path.name.removesuffix(".lock").removeprefix(".unfinished-").removeprefix(".replaced-").lstrip(".")
+        if is_free(lock_path(folder, run_id)):
+            recover(folder / run_id)
+
+
+def lock_path(folder: Path, run_id: str) -> Path:
+    """The lock file of a run."""
+    return folder / f".{run_id}.lock"
+
+
+def _hidden(target: Path) -> tuple[Path, Path]:
+    """Where a run is put together, and where the one that it replaces stands for that moment."""
+    return target.with_name(f".unfinished-{target.name}"), target.with_name(f".replaced-{target.name}")
 
 
 def is_finished(run: Path) -> bool:
@@ -130,13 +161,27 @@ def load_scores(record: Record, profile: Profile) -> dict[str, np.ndarray]:
     Raises:
         LMCLIPError: the scores are not there or unreadable.
     """
-    path = results_dir(profile.folder) / "runs" / record.run_id / "scores.npz"
+    return load_arrays(results_dir(profile.folder) / "runs" / record.run_id)
+
+
+def load_arrays(run: Path, name: str = "scores.npz") -> dict[str, np.ndarray]:
+    """The arrays of ``scores.npz`` or ``ranks.npz`` in a run's folder.
+
+    Raises:
+        LMCLIPError: the file is not there, unreadable, or declares more than it could hold.
+    """
+    path = run / name
     try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(info.file_size for info in archive.infolist())
+            if declared > MOST_INFLATED * path.stat().st_size + 1_000_000:
+                raise ValueError(f"it declares {declared:,} bytes")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise LMCLIPError(f"no scores at {display(path)}; notebook 04 makes the run again") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, RecursionError, MemoryError, NotImplementedError,
+            RuntimeError, TypeError, OverflowError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         raise LMCLIPError(f"{display(path)} is unreadable ({error}); delete its folder and run notebook 04") from error
 
 
@@ -191,7 +236,21 @@ def _commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
 
 
-def _to_json(record: Record) -> str:
+def scores_sha256(arrays: dict[str, np.ndarray]) -> str:
+    """sha256 over the arrays' names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def content_digest(content: dict[str, Any]) -> str:
+    """sha256 over a record's content as in ``record.json``, without the digest itself."""
+    content = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _to_json(record: Record, arrays: dict[str, np.ndarray]) -> str:
     """JSON with four significant digits more than any table shows, and null for what is not a number."""
 
     def tidy(value):
@@ -203,4 +262,5 @@ def _to_json(record: Record) -> str:
             return [tidy(item) for item in value]
         return value
 
-    return json.dumps(tidy(record.model_dump()), indent=1)
+    content = tidy(record.model_dump()) | {"scores_sha256": scores_sha256(arrays)}
+    return json.dumps(content | {"digest": content_digest(content)}, indent=1)

@@ -7,7 +7,6 @@ A devkit is the folder that holds ``VOC2012/`` and ``VOC2007/``; a COCO folder h
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +98,9 @@ def image_file(profile_name: str, root: Path, listed: str, split: int) -> Path:
     (0 training, 1 test).
     """
     *folders, name = listed.split("/")
-    if not re.fullmatch(IMAGE_NAME, name):
-        raise LMCLIPError(f"{listed!r} in a label list of {profile_name} is no image file")
+    if not re.fullmatch(IMAGE_NAME, name) or not name.endswith(".jpg") or ".." in folders:
+        raise LMCLIPError(f"{listed!r} in a label list of {profile_name} is no image file; expected a path such as "
+                          f"{IMAGE_FOLDERS[profile_name][split]}/NAME.jpg")  # fmt: skip
     known = {folder.split("/")[0]: folder for folder in IMAGE_FOLDERS[profile_name]}
     named = [known[folder] for folder in folders if folder in known]
     if profile_name == "voc" and not named:
@@ -209,7 +209,7 @@ def _read_cache(cache: Path, num_classes: int) -> tuple[list[str], np.ndarray] |
     try:
         with np.load(cache, allow_pickle=False) as arrays:
             names, labels = arrays["names"].tolist(), arrays["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # numpy and zipfile raise many types
         return None  # none yet, or not whole: read again
     sound = labels.shape == (len(names), num_classes) and labels.dtype == np.uint8 and labels.size and labels.max() <= 1
     return (names, labels) if sound and all(re.fullmatch(IMAGE_NAME, str(name)) for name in names) else None

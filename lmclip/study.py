@@ -10,11 +10,13 @@ from lmclip import paths
 from lmclip.config import Profile, load_profile
 from lmclip.errors import LMCLIPError
 from lmclip.execution import execute_notebook
-from lmclip.freshness import digests, read_stamp, remove_stamp, write_stamp
+from lmclip.freshness import ANNOTATIONS, digests, read_stamp, remove_stamp, write_stamp
+from lmclip.locks import held
+from lmclip.mlt import require_labels
 from lmclip.parameters import notebook_parameters, resolve_parameters
 from lmclip.sources import has_images
 
-LISTS = ("data:*_mlt_*.txt", "data:voc/VOCdevkit/VOC*/ImageSets/Main/t*.txt", "data:coco/annotations/instances_*.json")
+LISTS = ("data:*_mlt_*.txt", *(f"data:{folder}{path}" for path in ANNOTATIONS for folder in ("", "voc/", "coco/")))
 WEIGHTS = ("checkout:data/pretrained/**/*", "checkout:data/tuning/*.json")
 RECORDS = ("results:runs/*/record.json", "results:runs/*/scores.npz")
 SEARCH = ("checkout:data/tuning/*.json",)
@@ -110,18 +112,22 @@ def run_study(
     profile = load_profile(profile_name, smoke, backbone, weights, dict(given).get("overrides", ""))
     selected = select_notebooks(profile.name, only, start, dict(given).get("source", ""))
     parameters = _parameters(profile, selected, given)
+    if profile.name != "glyph":
+        told = dict(given)
+        require_labels(profile.name, *(told.get(name, "") for name in ("train_list", "test_list", "source")))
     _check_writable(paths.results_dir(profile.folder))
     began, ran = time.time(), 0
     for place, notebook in enumerate(selected, start=1):
         print(f"[{place}/{len(selected)}] {notebook.name}: ", end="", flush=True)
-        reason = "forced" if force else stale_because(notebook, profile.folder, parameters[notebook.name])
-        if not reason:
-            print("up to date, skipped (--force runs it again)", flush=True)
-            continue
-        known = profile == load_profile("glyph")  # whose minutes were measured
-        print(f"{reason}; {'about ' + _told(notebook.minutes * 60) if known else 'running'}", flush=True)
-        print(f"      done in {_told(_run(notebook, profile.folder, parameters[notebook.name]))}", flush=True)
-        ran += 1
+        with held(paths.results_dir(profile.folder) / ".stamps" / f".{notebook.name}.lock", notebook.name):
+            reason = "forced" if force else stale_because(notebook, profile.folder, parameters[notebook.name])
+            if not reason:
+                print("up to date, skipped (--force runs it again)", flush=True)
+                continue
+            known = profile == load_profile("glyph")  # whose minutes were measured
+            print(f"{reason}; {'about ' + _told(notebook.minutes * 60) if known else 'running'}", flush=True)
+            print(f"      done in {_told(_run(notebook, profile.folder, parameters[notebook.name]))}", flush=True)
+            ran += 1
     pages = paths.display(paths.results_dir(profile.folder) / "notebooks")
     print(f"{ran} run, {len(selected) - ran} up to date, {_told(time.time() - began)}; pages in {pages}")
 

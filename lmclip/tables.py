@@ -141,15 +141,19 @@ def save_table(table: pd.DataFrame, folder: str, name: str, caption: str, digits
         caption: one sentence; a protocol, where there is one, is named in it.
         digits: decimals of floating-point columns.
     """
-    texts = {"csv": table.to_csv(float_format=f"%.{digits + 2}f"),
-             "md": f"{caption}\n\n{filled(table, digits).to_markdown(floatfmt=f'.{digits}f')}\n",
-             "tex": _latex(table, caption, digits)}  # fmt: skip
     files = []
-    for ending, text in texts.items():
+    for ending, text in table_texts(table, caption, digits).items():
         files.append(results_dir(folder) / "tables" / f"{name}.{ending}")
         with atomic_write(files[-1]) as file:
             file.write(text.encode())
     return files
+
+
+def table_texts(table: pd.DataFrame, caption: str, digits: int) -> dict[str, str]:
+    """File ending → what `save_table` writes."""
+    return {"csv": table.to_csv(float_format=f"%.{digits + 2}f"),
+            "md": f"{caption}\n\n{filled(table, digits).to_markdown(floatfmt=f'.{digits}f')}\n",
+            "tex": _latex(table, caption, digits)}  # fmt: skip
 
 
 def fill_readme(readme: str, folder: str) -> str:

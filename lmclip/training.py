@@ -3,9 +3,11 @@
     record = train(experiment(profile, "lm-clip", seed=0, learning_rate=1e-4), profile, data)
 
 On one CPU the same settings and seed give the same bits, whatever else the machine does: sums run on one
-thread for the mini CLIP, every draw comes from a generator seeded with (seed, epoch).
+thread for the mini CLIP, every draw comes from a generator seeded with (seed, epoch). A run that was killed goes on
+after its last whole epoch, with the same bits; of two processes that are asked for one run, the second waits.
 """
 
+import json
 import os
 import time
 from pathlib import Path
@@ -16,20 +18,31 @@ from torch import nn
 from tqdm import tqdm
 
 from lmclip import sampling
+from lmclip.checkpoints import Checkpoint
 from lmclip.config import METHODS, Experiment, Profile
 from lmclip.datasets import StudyData
 from lmclip.errors import LMCLIPError
-from lmclip.evaluation import Judge, keep_epoch
+from lmclip.evaluation import Judge, keep_epoch, positive_ranks
 from lmclip.images import batches, cached_images
 from lmclip.learner import Learner, enough_memory
+from lmclip.locks import held
 from lmclip.models import MINI_CLIP, weights_id
 from lmclip.paths import results_dir
-from lmclip.records import Record, environment, is_finished, new_folder, peak_memory_mb, save_run
+from lmclip.records import (
+    Record,
+    environment,
+    is_finished,
+    load_record,
+    lock_path,
+    peak_memory_mb,
+    recover,
+    save_run,
+)
 
 
 def train(
     exp: Experiment, profile: Profile, data: StudyData, folder: Path | None = None, *, overwrite: bool = False,
-    evaluate_test: bool = True, progress: bool = True, workers: int | None = None,
+    reuse: bool = False, evaluate_test: bool = True, progress: bool = True, workers: int | None = None,
 ) -> Record:  # fmt: skip
     """Run one experiment and write its record.
 
@@ -39,6 +52,8 @@ def train(
         data: its splits.
         folder: where the run's folder goes; ``results/<profile>/runs`` when None.
         overwrite: replace a finished run of the same id.
+        reuse: read a finished run of the same id, data and weights, such as another process may have made while this
+            one waited for it; replace any other.
         evaluate_test: False keeps the test images unread (`lmclip tune`); only validation is judged.
         progress: show a bar with loss and rate.
         workers: processes that read batches ahead; None: none on a CPU, up to four for a GPU. Bits do not depend on it.
@@ -48,10 +63,31 @@ def train(
             can be written.
     """
     folder = folder or results_dir(profile.folder) / "runs"
-    if is_finished(folder / exp.run_id) and not overwrite:
-        raise LMCLIPError(f"run {exp.run_id} is already finished; pass overwrite=True to replace it")
-    new_folder(folder).rmdir()  # better to learn now than after training that nothing can be written
-    start = time.perf_counter()
+    run = folder / exp.run_id
+    with held(lock_path(folder, exp.run_id), f"run {exp.run_id}"):  # also tells now whether anything can be written
+        recover(run)
+        if reuse and is_current(run, profile, data):
+            checkpoint_of(folder, exp).unlink(missing_ok=True)
+            return load_record(run)
+        if is_finished(run) and not (overwrite or reuse):
+            raise LMCLIPError(f"run {exp.run_id} is already finished; pass overwrite=True to replace it")
+        return _train(exp, profile, data, folder, evaluate_test, progress, workers)
+
+
+def checkpoint_of(folder: Path, exp: Experiment) -> Path:
+    """Where the checkpoint of a run in ``folder`` lies while it is not finished."""
+    return folder / f".{exp.run_id}.pt"
+
+
+def is_current(run: Path, profile: Profile, data: StudyData) -> bool:
+    """Whether a run is finished, and was made from these very data and weights."""
+    return is_finished(run) and load_record(run).data == describe(profile, data)
+
+
+def _train(
+    exp: Experiment, profile: Profile, data: StudyData, folder: Path, evaluate_test: bool, progress: bool,
+    workers: int | None,
+) -> Record:  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(exp.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -59,16 +95,20 @@ def train(
         torch.set_num_threads(1)
     if workers is None:
         workers = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+    start, told = time.perf_counter(), describe(profile, data)
+    identity = json.dumps([exp.model_dump(), told, environment(device), evaluate_test], sort_keys=True)
+    checkpoint = Checkpoint(checkpoint_of(folder, exp), identity)
 
     images = cached_images(data.train.files or [], profile.image_size, exp.resize, data.train.name)
     with enough_memory(exp, device):
         learner = Learner(exp, profile, data.train, device)
         splits = {"test": data.test if evaluate_test else None, "validation": data.validation}
         judged = {name: Judge(split, profile, learner, exp.scoring) for name, split in splits.items() if split}
-        learner.fit_bias(images)
+        history, best, before = checkpoint.load(learner)
+        if not history:
+            learner.fit_bias(images)
 
-        history, best = [], {}
-        for epoch in range(exp.epochs + 1):  # epoch 0 is the model before training
+        for epoch in range(len(history), exp.epochs + 1):  # epoch 0 is the model before training
             row = {"epoch": epoch}
             if epoch:
                 row |= train_epoch(learner, images, epoch, progress, workers)
@@ -79,17 +119,20 @@ def train(
             history.append(row)
             if epoch or not exp.epochs:
                 keep_epoch(best, row, judged)
+            if exp.epochs:  # else this was all
+                checkpoint.save(learner, history, best, before + time.perf_counter() - start)
 
     protocols = {name: kept.summary for name, kept in best.items()}
     record = Record(
-        run_id=exp.run_id, experiment=exp, data=describe(profile, data), precision=exp.precision, history=history,
-        protocols=protocols, seconds=time.perf_counter() - start, peak_memory_mb=peak_memory_mb(device),
-        **environment(device),
+        run_id=exp.run_id, experiment=exp, data=told, precision=exp.precision, history=history, protocols=protocols,
+        seconds=before + time.perf_counter() - start, peak_memory_mb=peak_memory_mb(device), **environment(device),
     )  # fmt: skip
-    arrays = {f"logits_{name}": kept.logits for name, kept in best.items()}
+    arrays, ranks = {f"logits_{name}": kept.logits for name, kept in best.items()}, {}
     if evaluate_test:
         arrays |= {"targets": data.test.labels, "features": best["clean"].features}
-    save_run(record, arrays, folder, overwrite)
+        ranks = positive_ranks(best, data.test.labels)
+    save_run(record, arrays, folder, overwrite=True, ranks=ranks)
+    checkpoint.remove()
     return record
 
 

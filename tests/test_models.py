@@ -155,8 +155,9 @@ def test_missing_corrupt_and_foreign_weights_are_refused(tmp_path):
 
 
 def halved(model):
-    """A state dict as OpenAI released theirs: every matrix a half-precision number."""
-    return {name: v.half().float() if v.dim() > 1 else v for name, v in model.state_dict().items()}
+    """A state dict as OpenAI released theirs: every matrix a half-precision number, the temperature at its bound."""
+    state = {name: v.half().float() if v.dim() > 1 else v for name, v in model.state_dict().items()}
+    return state | {"logit_scale": torch.tensor(100.0).log()}
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
@@ -171,9 +172,11 @@ def test_a_local_file_of_the_right_kind_is_loaded_exactly(vit, tmp_path, ending)
 
 def test_weights_that_are_not_openais_are_refused(vit, tmp_path):
     state = {name: value.contiguous().clone() for name, value in vit[0].state_dict().items()}
-    save_file(state, tmp_path / "laion.safetensors")
-    with pytest.raises(LMCLIPError, match=r"laion\.safetensors does not hold OpenAI's weights.*QuickGELU"):
-        load_model("ViT-B-16-quickgelu", tmp_path / "laion.safetensors")
+    untrained = {name: v.half().float() if v.dim() > 1 else v for name, v in state.items()}
+    for other in (state | {"logit_scale": torch.tensor(100.0).log()}, untrained):  # not halved; not trained
+        save_file(other, tmp_path / "laion.safetensors")
+        with pytest.raises(LMCLIPError, match=r"laion\.safetensors does not hold OpenAI's weights.*QuickGELU"):
+            load_model("ViT-B-16-quickgelu", tmp_path / "laion.safetensors")
 
 
 def test_another_architecture_is_refused_in_a_sentence(vit, tmp_path):

@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from lmclip import losses, sampling
+from lmclip.captions import tokenize_lists
 from lmclip.config import Experiment, Profile
 from lmclip.datasets import LongTailDataset
 from lmclip.errors import LMCLIPError
@@ -39,9 +40,9 @@ class Learner:
         # by the batch maximum instead, and has none.
         self.bias = nn.Parameter(torch.zeros((), device=device), requires_grad=exp.loss not in ("none", "bal"))
         self.label_tokens = self.tokenizer([TEMPLATE.format(name) for name in dataset.class_names]).to(device)
-        captions = sorted(set(dataset.captions))
-        self.caption_tokens = self.tokenizer(captions).to(device) if exp.contrastive else None
-        self.caption_index = torch.tensor([captions.index(c) for c in dataset.captions])
+        captions, index = np.unique(dataset.captions, return_inverse=True)
+        self.caption_tokens = tokenize_lists(self.tokenizer, captions.tolist()).to(device) if exp.contrastive else None
+        self.caption_index = torch.from_numpy(index)  # (N,) which of the distinct captions an image has
         parameters = [*self.model.parameters(), *([self.bias] if self.bias.requires_grad else [])]
         self.parameters = [p for p in parameters if p.requires_grad]
         # release line 13: one group, weight decay on everything

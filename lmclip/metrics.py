@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from lmclip.errors import LMCLIPError
 
 GROUPS = ("head", "medium", "tail")
+_BLOCK = 250  # resamples at a time: what is worked on then fits a processor's cache
 Array = NDArray[np.float64]
 
 
@@ -175,7 +176,9 @@ def _resample_counts(num_images: int, resamples: int, seed: int) -> NDArray[np.i
 
 
 def _bootstrap_ap(scores: Array, targets: NDArray, counts: NDArray) -> Array:
-    return np.stack([_weighted_ap(scores[:, c], targets[:, c], counts) for c in range(targets.shape[1])], axis=1)
+    blocks = [np.ascontiguousarray(counts[:, r : r + _BLOCK]) for r in range(0, counts.shape[1], _BLOCK)]
+    per_class = zip(scores.T, targets.T, strict=True)
+    return np.stack([np.concatenate([_weighted_ap(s, t, block) for block in blocks]) for s, t in per_class], axis=1)
 
 
 def _weighted_ap(scores: Array, targets: NDArray, weight: NDArray) -> Array:
@@ -185,10 +188,13 @@ def _weighted_ap(scores: Array, targets: NDArray, weight: NDArray) -> Array:
     """
     order = np.argsort(-scores, kind="stable")
     scores, positive = scores[order], np.flatnonzero(targets[order])
-    tie_end = np.searchsorted(-scores, -scores[positive], side="right") - 1
-    ranked = np.cumsum(weight[order], axis=0)[tie_end]  # (P, R) weight of all images ranked up to there
+    if not len(positive):
+        return np.full(weight.shape[1], np.nan)
+    ends, place = np.unique(np.searchsorted(-scores, -scores[positive], side="right"), return_inverse=True)  # of ties
+    between = np.add.reduceat(weight[order[: ends[-1]]], np.r_[0, ends[:-1]], axis=0)  # weight from one end to the next
+    ranked = np.cumsum(between, axis=0)[place]  # (P, R) weight of all images ranked up to there
     gained = weight[order[positive]]  # (P, R)
-    found = np.cumsum(gained, axis=0)[np.searchsorted(positive, tie_end, side="right") - 1]  # (P, R) of positives
+    found = np.cumsum(gained, axis=0)[np.searchsorted(positive, ends[place], side="left") - 1]  # (P, R) of positives
     total = gained.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         terms = np.where(gained > 0, gained * (found / ranked), 0.0)

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmclip.paths import results_dir
+from lmclip.paths import atomic_write, results_dir
 
 # One colour each everywhere; dark, middle and light, so that they stay apart in grey.
 GROUP_COLOURS = {"head": "#1f3b73", "medium": "#c8553d", "tail": "#f0b429"}
@@ -32,10 +32,11 @@ def use_style() -> None:
 def save_figure(fig: Figure, profile: str, name: str) -> list[Path]:
     """Writes ``results/<profile>/figures/<name>`` as PNG and SVG; returns the two paths."""
     folder = results_dir(profile) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}{suffix}" for suffix in (".png", ".svg")]
     for file in files:
-        fig.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+        kind = file.suffix[1:]
+        with atomic_write(file) as opened:
+            fig.savefig(opened, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return files
 
 

@@ -212,8 +212,9 @@ def test_targets_are_judged_by_their_kind(benchmark):
 def test_rows_have_the_names_that_targets_are_set_for(benchmark, monkeypatch, tmp_path, capsys):
     rows = benchmark("rows")
     entries = [*rows.long_tail(3_000, 1), *rows.start_up(1, train=40, test=60), *rows.bootstrap(20, 100, 1)]
-    assert entries[1]["largest difference"] == "none" and entries[1]["ratio"] > 1
-    assert entries[2]["ratio"] > 1
+    assert entries[1]["largest difference"] == "none"  # no ratio is tested: one turn on a busy machine says nothing
+    for entry in entries[1:]:
+        assert entry["ratio"] == pytest.approx(entry["seconds, slow"] / entry["seconds"])
     monkeypatch.setenv("LMCLIP_RESULTS", str(tmp_path))
     speed, threads = benchmark("speed"), torch.get_num_threads()
     try:

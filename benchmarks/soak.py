@@ -1,6 +1,6 @@
 """Kills the study at random moments, again and again, and shows that it ends with the numbers it would have had.
 
-    python benchmarks/soak.py                     # 40 kills, about 30 minutes on two cores
+    python benchmarks/soak.py                     # 40 kills, about 20 minutes on two cores
     python benchmarks/soak.py --kills 3 --only 04 # a try
 
 The study runs at smoke size, in a copy of this checkout, and is killed with SIGKILL while it renders, decodes, trains,
@@ -175,7 +175,7 @@ def stray_files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob(".*") if p.name not in (".stamps",) and p.exists())
 
 
-def left_processes(folder: Path, patience: float = 15.0) -> list[str]:
+def left_processes(folder: Path, patience: float = 90.0) -> list[str]:
     """Processes of a study that live on although it has finished; they are ended."""
     deadline = time.monotonic() + patience
     while (living := _processes(folder)) and time.monotonic() < deadline:

@@ -44,9 +44,10 @@ def run_matrix(
         jobs = 1
     elif jobs == -1:
         jobs = min(joblib.cpu_count(), 4)
-    work = (joblib.delayed(_train)(os.getpid(), exp, profile, data, folder, overwrite=overwrite, reuse=not overwrite,
-                                   evaluate_test=evaluate_test, progress=jobs == 1) for exp in todo)  # fmt: skip
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    work = (joblib.delayed(train)(exp, profile, data, folder, overwrite=overwrite, reuse=not overwrite,
+                                  evaluate_test=evaluate_test, progress=jobs == 1) for exp in todo)  # fmt: skip
+    workers = {} if jobs == 1 else {"initializer": _end_with, "initargs": (os.getpid(),)}
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", **workers)
     # joblib replaces a worker that has grown, and says so; the run that follows starts in a fresh process.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
     with tqdm(total=len(todo), desc=f"{jobs} at a time", unit="run", disable=not todo) as bar:
@@ -56,18 +57,12 @@ def run_matrix(
             yield record
 
 
-def _train(parent: int, *arguments, **options) -> Record:
-    """A run in a worker of ``parent``, or in that process itself."""
-    if os.getppid() == parent and not any(thread.name == _WATCH for thread in threading.enumerate()):
-        threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
-    return train(*arguments, **options)
-
-
-_WATCH = "lmclip: ends with its parent"
-
-
 def _end_with(parent: int) -> None:
-    """joblib's workers would wait for ever for the next run of a parent that was killed, and keep their memory."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    """Let this worker end when ``parent`` is killed: joblib's would wait for its next run for ever, with its memory."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

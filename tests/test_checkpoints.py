@@ -199,7 +199,8 @@ def test_a_lock_of_a_killed_process_holds_nobody_up(setting, tmp_path):
     assert time.monotonic() - began < 5 and not lock.exists()
 
 
-def test_workers_end_with_a_process_that_was_killed(setting, tmp_path):
+@pytest.mark.parametrize("early", [True, False])
+def test_workers_end_with_a_process_that_was_killed(early, setting, tmp_path):
     code = """
 import sys; from pathlib import Path
 from lmclip.config import experiment, load_profile
@@ -211,13 +212,18 @@ list(run_matrix(runs, profile, load_study_data(profile), folder=Path(sys.argv[1]
 """
     running = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob(".*.pt"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    begun = (
+        (lambda: len(psutil.Process(running.pid).children()) >= 4)
+        if early
+        else (lambda: len(list(tmp_path.glob(".*.pt"))) >= 2)
+    )  # two workers and their trackers; two checkpoints
+    while not begun() and time.monotonic() < deadline:
+        time.sleep(0.05)
     workers = psutil.Process(running.pid).children(recursive=True)
     assert len(workers) >= 2
     running.kill()
     running.wait()
-    _, living = psutil.wait_procs(workers, timeout=15)
+    _, living = psutil.wait_procs(workers, timeout=90)  # they may be importing PyTorch still
     for process in living:
         process.kill()
     assert not living

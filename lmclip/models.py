@@ -27,10 +27,8 @@ _POSITIONS = 512  # tokens of one packed sequence
 OPENAI_MODELS = tuple(name for name in BACKBONES.values() if name != MINI_CLIP)
 
 CLIP_STATISTICS = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-IMAGENET_STATISTICS = (
-    open_clip.constants.IMAGENET_MEAN,
-    open_clip.constants.IMAGENET_STD,
-)  # what the release uses (release line 11)
+# what the release uses (release line 11)
+IMAGENET_STATISTICS = (open_clip.constants.IMAGENET_MEAN, open_clip.constants.IMAGENET_STD)
 
 
 def load_model(name: str = MINI_CLIP, weights: str | Path = "auto", seed: int = 0):

@@ -12,10 +12,10 @@ def tokenize_lists(tokenizer: Callable[[list[str]], torch.Tensor], texts: Sequen
 
     CLIP's tokenizer splits a text at spaces and between letters and punctuation before it looks at anything else, so
     the tokens of "a photo of a cat, dog" are those of "a photo of a cat", "," and "dog". A text for which that might
-    not hold (a part that ends in neither letter nor digit, another script, too long) is tokenised as a whole.
+    not hold (a part of more than letters, digits and spaces, another script, too long) is tokenised as a whole.
     """
     split = [text.split(_SEPARATOR) if text.isascii() else [text] for text in texts]
-    parts = sorted({part for row in split for part in row if len(row) > 1 and part[-1:].isalnum()})
+    parts = sorted({part for row in split for part in row if len(row) > 1 and part.replace(" ", "").isalnum()})
     tokens = tokenizer([_SEPARATOR.strip(), *parts])
     inside = [row[1:end] for row, end in zip(tokens.tolist(), tokens.argmax(1).tolist(), strict=True)]
     start, comma, end = tokens[0, 0].item(), inside[0], tokens.max().item()  # the end token has the largest id

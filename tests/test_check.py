@@ -1,6 +1,7 @@
 """`lmclip check`: a newcomer learns what to do, and nobody is told that the study can run when it can't."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -92,7 +93,7 @@ def test_the_sample_can_run_and_differs(reference, capsys, weights):
     assert found["COCO train2017 labels"] == ("differs", "80 images, expected 118,287")
     assert found["published facts"][0] == "differs"
     assert found["training images"][0] == found["test images"][0] == "found"
-    assert f"lmclip study --profile coco --backbone vit-b-16 -p source {source}" in following
+    assert f"lmclip study --profile coco --backbone vit-b-16 -p source {shlex.quote(str(source))}" in following
     assert "-p train_list FILE" in following
 
 

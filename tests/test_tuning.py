@@ -64,8 +64,8 @@ def test_a_missing_broken_or_incomplete_record_is_told(profile, tmp_path):
 
 def test_without_validation_images_nothing_is_chosen(tmp_path, monkeypatch):
     monkeypatch.setenv("LMCLIP_DATA", str(tmp_path))
-    for which in ("train", "test"):  # lists, as a user may bring them, name no images to choose on
-        lines = [f"JPEGImages/2008_{row:06d}.jpg {row}\n" for row in range(20)]
+    for year, which in enumerate(("train", "test"), 2008):  # lists, as a user may bring them, name none to choose on
+        lines = [f"JPEGImages/{year}_{row:06d}.jpg {row}\n" for row in range(20)]
         (tmp_path / f"voc_mlt_{which}.txt").write_text("".join(lines))
     with pytest.raises(LMCLIPError, match="no validation images here.*lmclip check voc"):
         tuning.tune(load_profile("voc"))

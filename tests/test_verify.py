@@ -159,7 +159,7 @@ def test_the_committed_results_pass(committed, capsys):
 
 
 @pytest.mark.parametrize(("name", "old", "new", "word"), [
-    ("main_clean.csv", "75.3 (", "75.4 (", "main_clean.csv, line"), ("main_clean.md", "75.3 (", "75.4 (", ".md, line"),
+    ("main_clean.csv", "74.8 (", "74.9 (", "main_clean.csv, line"), ("main_clean.md", "74.8 (", "74.9 (", ".md, line"),
     ("main_best-on-test.tex", "zero-shot", "zero", ".tex, line"), ("claims.csv", "contradicted", "supported", "claims"),
     ("claims.md", "contradicted", "supported", "claims.md does not say"), ("bootstrap.csv", "0.019", "0.029", "minus"),
     ("per_class_ap.csv", "0.80805", "0.80905", "line 2"), ("distances.csv", "0.66707", "0.66807", "line 2"),

@@ -33,15 +33,21 @@ def text_of(page):
     return "\n".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/markdown", "")) for o in outputs)
 
 
-def test_the_whole_study_runs_on_glyphs_and_then_has_nothing_to_do(tmp_path):
-    folders = {"LMCLIP_DATA": str(tmp_path / "my data"), "LMCLIP_RESULTS": str(tmp_path / "my results")}
-    run = lmclip("study", "--profile", "glyph", "--smoke", cwd=tmp_path, **folders)
+def whole_study(results, *options, hidden, cwd, **environment):
+    """The pages of a study that ran to its end into ``results``, and name none of the ``hidden`` folders."""
+    run = lmclip("study", *options, cwd=cwd, **environment)
     assert run.returncode == 0, run.stdout + run.stderr
-    results = tmp_path / "my results" / "glyph-smoke"
     made = pages(results)
     assert set(made) == {n.name for n in STUDY if not n.appendix}
     for page in made.values():
-        assert str(tmp_path) not in nbformat.writes(page) and str(ROOT) not in nbformat.writes(page)
+        assert not any(str(folder) in nbformat.writes(page) for folder in hidden)
+    return made
+
+
+def test_the_whole_study_runs_on_glyphs_and_then_has_nothing_to_do(tmp_path):
+    folders = {"LMCLIP_DATA": str(tmp_path / "my data"), "LMCLIP_RESULTS": str(tmp_path / "my results")}
+    results = tmp_path / "my results" / "glyph-smoke"
+    made = whole_study(results, "--profile", "glyph", "--smoke", hidden=(tmp_path, ROOT), cwd=tmp_path, **folders)
     claims = pd.read_csv(results / "tables" / "claims.csv")
     assert set(claims["verdict"]) <= {"supported", "contradicted", "not shown", "supported in part", "not supported"}
     assert "**Smoke size: these numbers mean nothing.**" in text_of(made["05_results"])
@@ -74,13 +80,9 @@ def test_the_whole_study_runs_on_real_photographs_with_random_weights(reference,
     sample = reference / "coco_sample"
     folders = {"LMCLIP_DATA": str(tmp_path / "data"), "LMCLIP_RESULTS": str(tmp_path / "results")}
     options = ("--profile", "coco", "--backbone", "rn50", "--weights", "random", "--smoke")
-    run = lmclip("study", *options, "-p", "source", str(sample), cwd=tmp_path, **folders)
-    assert run.returncode == 0, run.stdout + run.stderr
     results = tmp_path / "results" / "coco-rn50-random-smoke"
-    made = pages(results)
-    assert set(made) == {n.name for n in STUDY if not n.appendix}
-    for page in made.values():
-        assert str(tmp_path) not in nbformat.writes(page) and str(sample) not in nbformat.writes(page)
+    source = ("-p", "source", str(sample))
+    whole_study(results, *options, *source, hidden=(tmp_path, sample), cwd=tmp_path, **folders)
     for name in ("main_clean", "main_best-on-test", "training_runs", "bootstrap", "claims", "per_class_ap"):
         assert (results / "tables" / f"{name}.md").read_text().startswith("SAMPLE, RANDOM WEIGHTS, SMOKE SIZE · "), name
     assert "nan" not in (results / "tables" / "claims.md").read_text()

@@ -11,7 +11,6 @@ results/benchmarks/full_size-<device>.csv.
 """
 
 import os
-import re
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 import tyro
+from machine import save
 from PIL import Image
 from tqdm import tqdm
 
@@ -33,7 +32,6 @@ from lmclip.evaluation import predict
 from lmclip.images import cached_images
 from lmclip.learner import Learner, enough_memory
 from lmclip.longtail import pareto_reference
-from lmclip.paths import atomic_write, results_dir
 from lmclip.training import train_epoch
 
 WARM_UP_STEPS = 3
@@ -58,7 +56,6 @@ def main(
         repeats: How often training is timed; the median is kept, and the spread shown.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {os.cpu_count()} cores"
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LMCLIP_DATA"] = folder  # the image cache goes where the photographs are
@@ -80,13 +77,10 @@ def main(
                 except LMCLIPError as error:  # too little memory is a finding
                     print(f"  {error}")
                     continue
-                rows.append({"device": name, "torch": torch.__version__, "backbone": backbone, "precision": precision,
-                             "batch": 8, **found, "decoded images per s": decoding})  # fmt: skip
+                rows.append({"backbone": backbone, "precision": precision, "batch": 8, **found,
+                             "decoded images per s": decoding})  # fmt: skip
                 print("  " + ", ".join(f"{key}: {value:.4g}" for key, value in found.items()), flush=True)
-    table = pd.DataFrame(rows)
-    path = results_dir("benchmarks") / f"full_size-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.csv"
-    with atomic_write(path) as file:
-        file.write(table.to_csv(index=False, float_format="%.5g").encode())
+    table = save("full_size", rows, device)
     print(table.to_string(index=False))
 
 

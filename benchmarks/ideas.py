@@ -13,10 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 import open_clip
-import pandas as pd
 import torch
 import tyro
-from machine import device_name, slug
+from machine import save
 from steps import BATCH, LEARNING_RATE, Steps, as_training, dataset_of
 from timing import in_turns, ratios
 
@@ -25,7 +24,6 @@ from lmclip.captions import tokenize_lists
 from lmclip.config import load_profile
 from lmclip.learner import TEMPLATE
 from lmclip.models import encode_text, load_model, standardized
-from lmclip.paths import atomic_write, results_dir
 
 VIT, RN50 = "ViT-B-16-quickgelu", "RN50-quickgelu"
 Ways = dict[str, Callable]
@@ -53,14 +51,7 @@ def main(ideas: tuple[str, ...] = (), repeats: int = 5, threads: int = 0) -> Non
                              "peak MiB": one.peak_mib})  # fmt: skip
                 told = (f"{k}: {v:.4g}" if isinstance(v, float) else str(v) for k, v in rows[-1].items())
                 print("  " + ", ".join(told), flush=True)
-    table = pd.DataFrame(rows)
-    table.insert(0, "device", device_name(device))
-    path = results_dir("benchmarks") / f"ideas-{slug(device_name(device))}.csv"
-    if path.exists():
-        kept = pd.read_csv(path)
-        table = pd.concat([kept[~kept["idea"].isin(table["idea"])], table], ignore_index=True)
-    with atomic_write(path) as file:
-        file.write(table.to_csv(index=False, float_format="%.4g").encode())
+    save("ideas", rows, device, replaces="idea")
 
 
 # ── texts ───────────────────────────────────────────────────────────────────────────────────────
@@ -109,13 +100,13 @@ def positions(device):
 
 
 def captions(device):
-    """Captions of 1,909 images tokenised by their parts, all in one call, or one at a time."""
+    """Captions of 1,909 images tokenised by their words, all in one call, or one at a time."""
     tokenizer = open_clip.get_tokenizer(VIT)
     texts = sorted(set(dataset_of("coco", 1_909).captions))
     yield (
         "coco",
         {
-            "by parts": lambda: tokenize_lists(tokenizer, texts).shape,
+            "by words": lambda: tokenize_lists(tokenizer, texts).shape,
             "one call": lambda: tokenizer(texts).shape,
             "one at a time": lambda: torch.cat([tokenizer([text]) for text in texts]).shape,
         },

@@ -1,4 +1,4 @@
-"""What a machine is called in tables and file names, and data that look like COCO's where only their size matters."""
+"""What a machine is called, tables that say where they were measured, and data like COCO's where only size matters."""
 
 import os
 import re
@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+
+from lmclip.paths import atomic_write, results_dir
 
 
 def device_name(device: torch.device) -> str:
@@ -19,6 +22,29 @@ def device_name(device: torch.device) -> str:
 def slug(name: str) -> str:
     """``name`` as a part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def save(name: str, rows: list[dict], device: torch.device, replaces: str = "") -> pd.DataFrame:
+    """Write results/benchmarks/<name>-<device>.csv with the device, its threads and torch's version in each row.
+
+    Args:
+        name: what was measured.
+        rows: one dictionary per row.
+        device: where.
+        replaces: a column; rows of an earlier table whose value there was not measured now are kept. Empty: none are.
+    """
+    table = pd.DataFrame(rows)
+    for place, (key, value) in enumerate(
+        {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}.items()
+    ):
+        table.insert(place, key, value)
+    path = results_dir("benchmarks") / f"{name}-{slug(device_name(device))}.csv"
+    if replaces and path.exists():
+        kept = pd.read_csv(path)
+        table = pd.concat([kept[~kept[replaces].isin(table[replaces])], table], ignore_index=True)
+    with atomic_write(path) as file:
+        file.write(table.to_csv(index=False, float_format="%.4g").encode())
+    return table
 
 
 @contextmanager

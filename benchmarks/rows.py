@@ -11,6 +11,7 @@ import open_clip
 import torch
 from as_released import ReleasedLearner, looped_bootstrap, released_batches, released_start_up
 from full_size import write_photographs
+from growth import evaluations
 from machine import coco_like_labels, temporary_data
 from steps import Steps, counted, dataset_of
 from timing import Measured, in_turns, ratios
@@ -19,7 +20,6 @@ from lmclip.benchmarks import COCO_CLASSES
 from lmclip.captions import tokenize_lists
 from lmclip.config import experiment, load_profile
 from lmclip.datasets import LongTailDataset, load_study_data, read_label_list
-from lmclip.evaluation import predict
 from lmclip.images import batches, cached_images
 from lmclip.learner import Learner
 from lmclip.longtail import ClassGroups, build_longtail
@@ -74,19 +74,14 @@ def input_pipeline(number: int, repeats: int) -> list[dict]:
 def evaluation(number: int, device: torch.device, repeats: int) -> list[dict]:
     """ViT-B/16 on test images with VOC's labels: labels once and large batches, against labels in every batch of 8."""
     profile, dataset = load_profile("voc", weights="random"), dataset_of("voc")
-    images = np.random.default_rng(0).integers(0, 256, (number, 224, 224, 3), dtype=np.uint8)
     released = ReleasedLearner(experiment(profile, "lm-clip"), profile, dataset, device)
     ours = {name: Learner(experiment(profile, "lm-clip", precision=name), profile, dataset, device)
             for name in ("fp32", "bf16")}  # fmt: skip
-    prepared = [standardized(torch.from_numpy(part).permute(0, 3, 1, 2)).contiguous()
-                for part in np.split(images, range(8, number, 8))]  # fmt: skip
-    ways = {"released": lambda: released.predict(prepared),
-            **{name: lambda one=one: predict(one, images)[0] for name, one in ours.items()}}  # fmt: skip
-    measured = in_turns(ways, min(repeats, 3), warm_up=1)
+    measured = in_turns(evaluations(released, ours, number), min(repeats, 3), warm_up=1)
     entries = []
     for name in ours:
-        entry = compared(f"evaluation, VOC, {name}", measured["released"], measured[name])
-        difference = np.abs(measured["released"].values[-1] - measured[name].values[-1]).max()
+        entry = compared(f"evaluation, VOC, {name}", measured["as released"], measured[name])
+        difference = np.abs(measured["as released"].values[-1] - measured[name].values[-1]).max()
         entries.append(entry | {"largest difference": f"logit {difference:.1e}",
                                 "images per s": number / measured[name].median})  # fmt: skip
     return entries

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py                           # every row; about 20 minutes on two cores
     python benchmarks/speed.py --rows voc coco --repeats 9
-    python benchmarks/speed.py --figure                  # how cost grows with classes, images and texts; 15 minutes
+    python benchmarks/speed.py --figure                  # how cost grows with classes, batch and images; 10 minutes
 
 The slow side is as_released.py, which computes what the release computes in the way it does. Both sides get the same
 random weights and batches, and the largest difference of their losses is printed beside the times. Nothing has to be
@@ -19,11 +19,9 @@ import pandas as pd
 import torch
 import tyro
 from growth import measure_growth
-from machine import device_name, slug
+from machine import device_name, save
 from rows import bootstrap, evaluation, glyph_run, input_pipeline, long_tail, start_up, training_step
 from timing import matmul_rate
-
-from lmclip.paths import atomic_write, results_dir
 
 Row = Literal["voc", "coco", "pipeline", "evaluation", "long-tail", "start-up", "glyph", "bootstrap"]
 
@@ -58,13 +56,13 @@ def main(
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if figure:
-        measure_growth(device, repeats)
-        return
     rate = {name: matmul_rate(dtype, device) for name, dtype in
             (("fp32", torch.float32), ("bf16", torch.bfloat16))}  # fmt: skip
     print(f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products: "
           + ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in rate.items()))  # fmt: skip
+    if figure:
+        measure_growth(device, repeats, rate)
+        return
     measures = {
         "voc": lambda: training_step("voc", device, repeats, rate),
         "coco": lambda: training_step("coco", device, repeats, rate),
@@ -80,15 +78,9 @@ def main(
         for entry in measures[row]():
             found.append(judged(entry, device))
             print("  " + ", ".join(f"{key}: {value}" for key, value in shown(found[-1]).items()), flush=True)
-    table = pd.DataFrame(found)
-    table.insert(0, "device", device_name(device))
-    path = results_dir("benchmarks") / f"speed-{slug(device_name(device))}.csv"
-    if path.exists():  # rows that were not measured now are kept
-        kept = pd.read_csv(path)
-        table = pd.concat([kept[~kept["what"].isin(table["what"])], table], ignore_index=True)
-    table = table.fillna({"target": "", "reached": "", "largest difference": ""})
-    with atomic_write(path) as file:
-        file.write(table.to_csv(index=False, float_format="%.4g").encode())
+    table = save("speed", found, device, replaces="what").fillna(
+        {"target": "", "reached": "", "largest difference": ""}
+    )
     print(pd.DataFrame([shown(row) for row in table.to_dict("records")]).to_string(index=False))
 
 

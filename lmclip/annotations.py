@@ -34,20 +34,21 @@ def read_label_list(path: Path, class_names: Sequence[str]) -> tuple[list[str], 
     lines = [line.split() for line in _text(path, "a text list").splitlines() if line.strip()]
     if not lines:
         raise LMCLIPError(f"{display(path)} is empty; expected one image path and its class indices per line")
-    labels = np.zeros((len(lines), len(class_names)), dtype=np.uint8)
-    first_line = {}
+    known, first_line, columns = {str(c): c for c in range(len(class_names))}, {}, []
     for row, (name, *indices) in enumerate(lines):
         if name in first_line:
             raise LMCLIPError(
                 f"{display(path)}, line {row + 1}: {name[:60]} was listed before, in line {first_line[name]}"
             )
         first_line[name] = row + 1
-        for index in indices:
-            if not index.isascii() or not index.isdigit() or int(index) >= len(class_names):
-                raise LMCLIPError(f"{display(path)}, line {row + 1}: {index[:60]!r} is no class index; "
-                                  f"expected 0 to {len(class_names) - 1}")  # fmt: skip
-            labels[row, int(index)] = 1
-    return [name for name, *_ in lines], labels
+        try:
+            columns += map(known.__getitem__, indices)
+        except KeyError as error:
+            raise LMCLIPError(f"{display(path)}, line {row + 1}: {error.args[0][:60]!r} is no class index; "
+                              f"expected 0 to {len(class_names) - 1}") from None  # fmt: skip
+    labels = np.zeros((len(lines), len(class_names)), dtype=np.uint8)
+    labels[np.repeat(np.arange(len(lines)), [len(line) - 1 for line in lines]), columns] = 1
+    return list(first_line), labels
 
 
 def read_coco_annotations(path: Path) -> tuple[list[dict], np.ndarray, tuple[str, ...]]:

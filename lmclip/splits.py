@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,9 @@ class LongTailDataset:
     @cached_property
     def captions(self) -> list[str]:
         """N captions, "a photo of a " and all label names joined by ", " (release line 1)."""
-        return ["a photo of a " + ", ".join(self.class_names[c] for c in np.flatnonzero(row)) for row in self.labels]
+        names = [self.class_names[c] for c in np.nonzero(self.labels)[1].tolist()]
+        ends = np.count_nonzero(self.labels, axis=1).cumsum().tolist()
+        return ["a photo of a " + ", ".join(names[a:b]) for a, b in pairwise([0, *ends])]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -16,13 +16,12 @@ from lmclip.benchmarks import COCO_CLASSES, VOC_CLASSES
 from lmclip.captions import tokenize_lists
 from lmclip.config import experiment, load_profile
 from lmclip.datasets import LongTailDataset
-from lmclip.evaluation import predict
 from lmclip.glyphs import CLASS_NAMES
 from lmclip.images import batches, cached_images
 from lmclip.learner import Learner
 from lmclip.models import CLIP_STATISTICS, encode_text, load_model, standardized
 from lmclip.paths import ROOT
-from lmclip.plots.speed import PANELS, WAYS, draw_growth
+from lmclip.plots.speed import LIMIT, PANELS, WAYS, draw_growth
 
 CPU = torch.device("cpu")
 
@@ -88,10 +87,11 @@ def test_a_step_is_the_training_loops(steps, dataset):
 def test_our_logits_are_the_releases(benchmark, dataset):
     profile = load_profile("glyph", weights="random")
     exp = experiment(profile, "lm-clip")
-    images = np.random.default_rng(2).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
-    ready = [standardized(torch.from_numpy(part).permute(0, 3, 1, 2)) for part in np.split(images, [4, 8])]
-    released = benchmark("as_released").ReleasedLearner(exp, profile, dataset, CPU).predict(ready)
-    np.testing.assert_allclose(predict(Learner(exp, profile, dataset, CPU), images)[0], released, atol=1e-5)
+    released = benchmark("as_released").ReleasedLearner(exp, profile, dataset, CPU)
+    ways = benchmark("growth").evaluations(released, {"fp32": Learner(exp, profile, dataset, CPU)}, 18, size=64)
+    logits = {name: call() for name, call in ways.items()}
+    assert logits["fp32"].shape == (18, 6)
+    np.testing.assert_allclose(logits["fp32"], logits["as released"], atol=1e-5)
 
 
 def test_our_batches_are_the_releases(benchmark, tmp_path, monkeypatch):
@@ -133,7 +133,7 @@ PARTS = st.sampled_from([*COCO_CLASSES, "", "it's", "t.v.", "(x", "é", "a photo
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(PARTS, max_size=30), min_size=1, max_size=5))
-def test_tokens_by_parts_are_the_tokens_of_the_whole(texts):
+def test_tokens_by_words_are_the_tokens_of_the_whole(texts):
     texts = ["a photo of a " + ", ".join(parts) for parts in texts]
     assert torch.equal(tokenize_lists(TOKENIZER, texts), TOKENIZER(texts))
 
@@ -240,13 +240,14 @@ def test_synthetic_labels_look_like_the_benchmarks(benchmark):
 
 def test_growth_is_drawn_with_every_point_and_its_range():
     points = [(panel, k, way, x) for panel in PANELS for k, way in enumerate(WAYS, 1) for x in (8, 2, 4)]
-    rows = [{"panel": panel, "x": x, "way": way, "seconds": k * x, "fastest": 0.9 * k * x, "slowest": 2 * k * x}
-            for panel, k, way, x in points]  # fmt: skip
-    axes = draw_growth(pd.DataFrame(rows), "a finding")
-    for axis, (title, label) in zip(axes, PANELS.values(), strict=True):
+    rows = [{"panel": panel, "x": x, "way": way, "seconds": k * x, "fastest": 0.9 * k * x, "slowest": 2 * k * x,
+             "utilisation": k * x / 30} for panel, k, way, x in points]  # fmt: skip
+    axes = draw_growth(pd.DataFrame(rows), "a finding").ravel()
+    for axis, (title, label) in zip(axes, (*PANELS.values(), LIMIT), strict=True):
         assert (axis.get_title() or axis.get_title(loc="left")) == title and axis.get_xlabel() == label
         lines = [line for line in axis.lines if len(line.get_xdata()) == 3 and line.get_linestyle() != "None"]
-        assert sorted(line.get_ydata()[0] for line in lines) == [2, 4, 6], "sorted by x, one line per way"
-        assert axis.get_xscale() == axis.get_yscale() == "log"
-    assert "seconds" in axes[0].get_ylabel()
+        first = [2 / 30, 4 / 30, 6 / 30] if axis is axes[3] else [2, 4, 6]
+        assert sorted(line.get_ydata()[0] for line in lines) == first, "sorted by x, one line per way"
+        assert axis.get_xscale() == "log" and axis.get_yscale() == ("linear" if axis is axes[3] else "log")
+    assert "seconds" in axes[0].get_ylabel() and axes[3].get_ylim()[0] == 0
     plt.close("all")

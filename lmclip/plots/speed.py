@@ -1,48 +1,59 @@
-"""The figure of benchmarks/speed.py: what a step costs, and with what that grows."""
+"""The figure of benchmarks/speed.py: what a step and an evaluation cost, with what that grows, and the limit."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
 
 PANELS = {
-    "classes": ("a step by classes (8 images)", "classes"),
-    "images": ("a step by images (20 classes)", "images per batch"),
-    "texts": ("the text tower alone", "texts, labels and captions"),
+    "classes": ("a training step by classes (8 images)", "classes"),
+    "batch": ("a training step by batch (20 classes)", "images per batch"),
+    "images": ("evaluation by images (20 classes)", "images"),
 }
+LIMIT = ("matrix products of a step, of the machine's rate", "classes")
 # Dark, middle and light; dashes tell them apart in grey.
 WAYS = {"as released": ("#c8553d", "--"), "fp32": ("#1f3b73", "-"), "bf16": ("#d99a2b", "-.")}
 
 
 def draw_growth(growth: pd.DataFrame, title: str) -> np.ndarray:
-    """Seconds against classes, images per batch and texts; both axes logarithmic, ranges over the turns as bars.
+    """Seconds against classes, images per batch and images evaluated (logarithmic, ranges over the turns as bars).
+
+    The fourth panel holds the share of the machine's matrix-product rate, measured in the same run and precision, that
+    a step reaches: the distance to the limit.
 
     Args:
-        growth: one row per point: panel ("classes", "images" or "texts"), x, way ("as released", "fp32" or "bf16"),
-            seconds, fastest, slowest.
+        growth: one row per point: panel ("classes", "batch" or "images"), x, way ("as released", "fp32" or "bf16"),
+            seconds, fastest, slowest, utilisation (0 to 1; NaN where it was not counted).
         title: the finding.
 
     Returns:
-        One axes per panel.
+        (2, 2) axes.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), sharey=True)
-    for axis, (panel, (name, label)) in zip(axes, PANELS.items(), strict=True):
+    figure, axes = plt.subplots(2, 2, figsize=(9.5, 7))
+    for axis, (panel, (name, label)) in zip(axes.flat, PANELS.items(), strict=False):
         points = growth[growth["panel"] == panel]
-        for way, (colour, dashes) in WAYS.items():
-            line = points[points["way"] == way].sort_values("x")
-            if line.empty:
-                continue
-            spread = [line["seconds"] - line["fastest"], line["slowest"] - line["seconds"]]
-            axis.errorbar(line["x"], line["seconds"], spread, color=colour, ls=dashes, marker="o", ms=3, lw=1.6)
-            last = line.iloc[-1]
-            axis.annotate(way, (last["x"], last["seconds"]), (6, 0), textcoords="offset points", color=colour,
-                          va="center", fontsize=8)  # fmt: skip
-        axis.set(xscale="log", yscale="log", xlabel=label, title=name)
-        axis.xaxis.set_major_locator(FixedLocator(sorted(points["x"].unique())))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(ScalarFormatter())
+        _draw_lines(axis, points, "seconds")
+        axis.set(yscale="log", ylabel="seconds", xlabel=label, title=name)
         axis.yaxis.set_major_formatter(ScalarFormatter())
-        axis.margins(x=0.22)
-    axes[0].set_ylabel("seconds, forwards and backwards")
+    _draw_lines(axes[1, 1], growth[growth["panel"] == "classes"], "utilisation")
+    axes[1, 1].set(ylim=(0, 1.05), ylabel="share of the limit", title=LIMIT[0], xlabel=LIMIT[1])
+    axes[1, 1].yaxis.set_major_formatter(PercentFormatter(1))
     figure.suptitle(title)
     return axes
+
+
+def _draw_lines(axis: plt.Axes, points: pd.DataFrame, y: str) -> None:
+    for way, (colour, dashes) in WAYS.items():
+        line = points[points["way"] == way].sort_values("x")
+        if line.empty:
+            continue
+        spread = None if y != "seconds" else [line[y] - line["fastest"], line["slowest"] - line[y]]
+        axis.errorbar(line["x"], line[y], spread, color=colour, ls=dashes, marker="o", ms=3, lw=1.6)
+        last = line.iloc[-1]
+        axis.annotate(way, (last["x"], last[y]), (6, 0), textcoords="offset points", color=colour, va="center",
+                      fontsize=8)  # fmt: skip
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(sorted(points["x"].unique())))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.margins(x=0.22)

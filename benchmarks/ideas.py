@@ -7,6 +7,7 @@ Each idea is two or more ways to compute the same thing, in turns; the first is 
 results/benchmarks/ideas-<device>.csv.
 """
 
+import ctypes
 import os
 import time
 from collections.abc import Callable
@@ -199,24 +200,23 @@ def flips(device):
 
 
 def evaluation_batch(device):
-    """Images per forward pass, under inference mode and without gradients; 64 images each."""
+    """Images per forward pass, without gradients and under inference mode; 64 images each."""
     model, _ = _loaded(VIT, device)
     model.eval()
     images = standardized(_noise(64, device))
 
-    def call(size: int, mode) -> None:
-        with mode():
+    def call(size: int, mode, autocast: bool) -> None:
+        with mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             for part in images.split(size):
                 model.encode_image(part)
 
-    yield (
-        "ViT-B/16, 64 images",
-        {
-            "64, inference mode": lambda: call(64, torch.inference_mode),
-            **{f"{size}, inference mode": lambda size=size: call(size, torch.inference_mode) for size in (8, 16, 32)},
-            "64, no_grad": lambda: call(64, torch.no_grad),
-        },
-    )
+    for precision in ("fp32", "bf16"):
+        ways = [(size, torch.no_grad) for size in (64, 32, 16, 8)] + [(64, torch.inference_mode)]
+        yield (
+            f"ViT-B/16, 64 images, {precision}",
+            {f"{size}, {mode.__name__}": lambda size=size, mode=mode, half=precision == "bf16": call(size, mode, half)
+             for size, mode in ways},
+        )  # fmt: skip
 
 
 # ── the step around them ────────────────────────────────────────────────────────────────────────
@@ -263,6 +263,27 @@ def gradients(device):
     yield "step, VOC, fp32", {"freed": lambda: call(True), "zeroed": lambda: call(False)}
 
 
+def allocator(device):
+    """Freed memory returned to the system at once, as glibc does with large blocks, or kept for the next allocation."""
+    libc = ctypes.CDLL(None)
+    steps = Steps(load_profile("voc", weights="random"), dataset_of("voc"), device)
+    step = steps.ours()
+    images = standardized(_noise(32, device))
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            step.learner.model.encode_image(images)
+
+    def call(work: Callable, threshold: int, trim: int) -> None:
+        libc.mallopt(-3, threshold)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, trim)  # M_TRIM_THRESHOLD
+        libc.malloc_trim(0)
+        work()
+
+    for name, work in (("step, VOC, fp32", step), ("ViT-B/16, 32 images, fp32", evaluate)):
+        yield name, {"returned": lambda w=work: call(w, 2**17, 2**17), "kept": lambda w=work: call(w, 2**30, 2**31 - 1)}
+
+
 def _loaded(name: str, device: torch.device):
     model, tokenizer = load_model(name, "random")
     return model.to(device=device, memory_format=torch.channels_last).train(), tokenizer
@@ -276,7 +297,7 @@ def _noise(number: int, device: torch.device) -> torch.Tensor:
 IDEAS = {"packs": packs, "positions": positions, "captions": captions, "channels-last": channels_last,
          "bf16 weights": bf16_weights, "compile": compiled, "standardising": standardising, "flips": flips,
          "evaluation batch": evaluation_batch, "optimiser": optimiser, "deterministic": deterministic,
-         "gradients": gradients}  # fmt: skip
+         "gradients": gradients, "allocator": allocator}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from lmclip.images import cached_images
 from lmclip.metrics import centroid_distances, multilabel_report
 from lmclip.records import GROUP_METRICS
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 64  # larger ones are slower on CPUs, by the fresh memory that they ask for, and hold more of it
 SCORINGS = ("softmax", "logits")
 
 
@@ -67,7 +67,7 @@ def predict(learner: Encoder, images: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Label features are computed once.
     """
     learner.model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # on CPUs, inference mode takes the slower of two products (benchmarks/NOTES.md)
         labels, scale = learner.label_features(), learner.model.logit_scale.exp()
         parts = (images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH))
         features = torch.cat([learner.encode_image(torch.tensor(part).permute(0, 3, 1, 2)) for part in parts])

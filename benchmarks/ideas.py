@@ -40,8 +40,8 @@ def main(ideas: tuple[str, ...] = (), repeats: int = 5, threads: int = 0) -> Non
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = []
     for idea in ideas or tuple(IDEAS):
+        rows = []
         for setting, ways in IDEAS[idea](device):
             measured = in_turns(ways, repeats, warm_up=1)
             first = next(iter(measured.values()))
@@ -52,7 +52,7 @@ def main(ideas: tuple[str, ...] = (), repeats: int = 5, threads: int = 0) -> Non
                              "peak MiB": one.peak_mib})  # fmt: skip
                 told = (f"{k}: {v:.4g}" if isinstance(v, float) else str(v) for k, v in rows[-1].items())
                 print("  " + ", ".join(told), flush=True)
-    save("ideas", rows, device, replaces="idea")
+        save("ideas", rows, device, replaces="idea")
 
 
 # ── texts ───────────────────────────────────────────────────────────────────────────────────────
@@ -159,9 +159,10 @@ def compiled(device):
         fast = torch.compile(model.visual)
 
         def call(tower, model=model, images=images, precision=precision) -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                features = tower(images)
-            backwards(features, model)
+            with as_training():  # as a whole: a compiled graph remembers what it was compiled under
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    features = tower(images)
+                backwards(features, model)
 
         start = time.perf_counter()
         call(fast)
@@ -211,7 +212,7 @@ def evaluation_batch(device):
                 model.encode_image(part)
 
     for precision in ("fp32", "bf16"):
-        ways = [(size, torch.no_grad) for size in (64, 32, 16, 8)] + [(64, torch.inference_mode)]
+        ways = [(size, torch.no_grad) for size in (8, 16, 32, 64)] + [(8, torch.inference_mode)]
         yield (
             f"ViT-B/16, 64 images, {precision}",
             {f"{size}, {mode.__name__}": lambda size=size, mode=mode, half=precision == "bf16": call(size, mode, half)
@@ -277,7 +278,6 @@ def allocator(device):
     def call(work: Callable, threshold: int, trim: int) -> None:
         libc.mallopt(-3, threshold)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, trim)  # M_TRIM_THRESHOLD
-        libc.malloc_trim(0)
         work()
 
     for name, work in (("step, VOC, fp32", step), ("ViT-B/16, 32 images, fp32", evaluate)):

@@ -18,7 +18,9 @@ from lmclip.images import cached_images
 from lmclip.metrics import centroid_distances, multilabel_report
 from lmclip.records import GROUP_METRICS
 
-EVALUATION_BATCH = 64  # larger ones are slower on CPUs, by the fresh memory that they ask for, and hold more of it
+# Images per forward pass: on a GPU as many as keep it busy; on a CPU few, since larger batches are slower there, by the
+# fresh memory that they ask for (benchmarks/NOTES.md).
+GPU_BATCH, CPU_PIXELS, CPU_BATCH = 256, 64 * 64**2, 8
 SCORINGS = ("softmax", "logits")
 
 
@@ -69,7 +71,8 @@ def predict(learner: Encoder, images: np.ndarray) -> tuple[np.ndarray, np.ndarra
     learner.model.eval()
     with torch.no_grad():  # on CPUs, inference mode takes the slower of two products (benchmarks/NOTES.md)
         labels, scale = learner.label_features(), learner.model.logit_scale.exp()
-        parts = (images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH))
+        size = GPU_BATCH if labels.is_cuda else max(CPU_BATCH, CPU_PIXELS // (images.shape[1] * images.shape[2]))
+        parts = (images[start : start + size] for start in range(0, len(images), size))
         features = torch.cat([learner.encode_image(torch.tensor(part).permute(0, 3, 1, 2)) for part in parts])
         return (scale * features @ labels.T).cpu().numpy(), features.cpu().numpy()
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmclip import metrics, models
+from lmclip import evaluation, metrics, models
 from lmclip.benchmarks import COCO_CLASSES, VOC_CLASSES
 from lmclip.captions import tokenize_lists
 from lmclip.config import experiment, load_profile
@@ -84,7 +84,9 @@ def test_a_step_is_the_training_loops(steps, dataset):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-7)
 
 
-def test_our_logits_are_the_releases(benchmark, dataset):
+@pytest.mark.parametrize("pixels", [1, 64 * 64**2])
+def test_our_logits_are_the_releases(benchmark, dataset, monkeypatch, pixels):
+    monkeypatch.setattr(evaluation, "CPU_PIXELS", pixels)  # three batches of ours, and one
     profile = load_profile("glyph", weights="random")
     exp = experiment(profile, "lm-clip")
     released = benchmark("as_released").ReleasedLearner(exp, profile, dataset, CPU)

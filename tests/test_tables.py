@@ -100,6 +100,15 @@ def test_tables_are_saved_in_three_formats_that_agree(tmp_path, monkeypatch):
     assert r"5 \% \& more" in latex and r"mAP\_tail" in latex and r"95 \%" in latex and r"\toprule" in latex
 
 
+def test_a_column_that_decimals_would_make_zeros_keeps_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCLIP_RESULTS", str(tmp_path))
+    table = pd.DataFrame({"learning_rate": [0.0, 1e-6], "seconds": [3.2, 40.0]}, index=pd.Index(["x", "y"], name="run"))
+    files = save_table(table, "glyph", "t", "A caption.", digits=0)
+    for path in files:
+        assert "1e-06" in path.read_text() and "40" in path.read_text()
+    assert pd.read_csv(files[0], index_col="run")["learning_rate"].tolist() == [0, 1e-6]
+
+
 # ── small test sets: no head class, classes without positives, a single seed ─────────────────────
 
 

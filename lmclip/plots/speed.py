@@ -3,14 +3,14 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 PANELS = {
     "classes": ("a training step by classes (8 images)", "classes"),
     "batch": ("a training step by batch (20 classes)", "images per batch"),
     "images": ("evaluation by images (20 classes)", "images"),
 }
-LIMIT = ("matrix products of a step, of the machine's rate", "classes")
+LIMIT = ("a step's share of the machine's limit", "classes")
 # Dark, middle and light; dashes tell them apart in grey.
 WAYS = {"as released": ("#c8553d", "--"), "fp32": ("#1f3b73", "-"), "bf16": ("#d99a2b", "-.")}
 
@@ -34,9 +34,11 @@ def draw_growth(growth: pd.DataFrame, title: str) -> np.ndarray:
         points = growth[growth["panel"] == panel]
         _draw_lines(axis, points, "seconds")
         axis.set(yscale="log", ylabel="seconds", xlabel=label, title=name)
-        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
     _draw_lines(axes[1, 1], growth[growth["panel"] == "classes"], "utilisation")
-    axes[1, 1].set(ylim=(0, 1.05), ylabel="share of the limit", title=LIMIT[0], xlabel=LIMIT[1])
+    axes[1, 1].set(ylim=(0, 1.05), ylabel="of the matrix-product rate", title=LIMIT[0], xlabel=LIMIT[1])
     axes[1, 1].yaxis.set_major_formatter(PercentFormatter(1))
     figure.suptitle(title)
     return axes
@@ -55,5 +57,5 @@ def _draw_lines(axis: plt.Axes, points: pd.DataFrame, y: str) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(sorted(points["x"].unique())))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.margins(x=0.22)

@@ -9,7 +9,7 @@ import torch
 from as_released import ReleasedLearner
 from machine import save
 from steps import BATCH, Steps, counted, dataset_of
-from timing import in_turns
+from timing import in_turns, matmul_rates
 
 from lmclip.config import experiment, load_profile
 from lmclip.evaluation import predict
@@ -25,16 +25,16 @@ IMAGES = (8, 16, 32, 64)
 WITH_CLASSES = 20  # while images vary
 
 
-def measure_growth(device: torch.device, repeats: int, rate: dict[str, float]) -> None:
+def measure_growth(device: torch.device, repeats: int) -> None:
     """Measure, write results/benchmarks/growth-<device>.csv, and draw cost.png and cost.svg beside it.
 
     Args:
         device: where.
         repeats: turns of each point.
-        rate: FLOP/s of matrix products in "fp32" and "bf16", for the share of them that a step reaches.
     """
     rows = []
     for panel, x, ways in _points(device):
+        rate = matmul_rates(device)
         flops = {} if panel == "images" else {way: counted(ways[way]) for way in ("as released", "fp32")}
         for way, one in in_turns(ways, repeats, warm_up=1).items():
             limit = rate["bf16" if way == "bf16" else "fp32"]

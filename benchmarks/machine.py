@@ -1,6 +1,7 @@
 """What a machine is called, tables that say where they were measured, and data like COCO's where only size matters."""
 
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Iterator
@@ -15,8 +16,16 @@ from lmclip.paths import atomic_write, results_dir
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or how many cores the CPU has."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {os.cpu_count()} cores"
+    """The GPU's name; or the CPU's, with family and model where they are told (Linux), and its number of cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        told = {key.strip(): value.strip() for key, value in lines}
+        name = f"{told['model name']} (family {told['cpu family']}, model {told['model']})"
+    except (OSError, KeyError):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def slug(name: str) -> str:

@@ -14,7 +14,7 @@ from full_size import write_photographs
 from growth import evaluations
 from machine import coco_like_labels, temporary_data
 from steps import Steps, counted, dataset_of
-from timing import Measured, in_turns, ratios
+from timing import Measured, in_turns, matmul_rates, ratios
 
 from lmclip.benchmarks import COCO_CLASSES
 from lmclip.captions import tokenize_lists
@@ -29,18 +29,19 @@ from lmclip.training import train
 from lmclip.tuning import chosen_settings
 
 
-def training_step(benchmark: str, device: torch.device, repeats: int, rate: dict[str, float]) -> list[dict]:
+def training_step(benchmark: str, device: torch.device, repeats: int) -> list[dict]:
     """ViT-B/16, batch 8: the released step against ours in fp32 and in bf16, each from the same weights."""
     steps = Steps(load_profile(benchmark, weights="random"), dataset_of(benchmark), device)
     ways = {"released": steps.released(), **{name: steps.ours(name) for name in ("fp32", "bf16")}}
     flops = {name: counted(way) for name, way in ways.items()}
-    measured = in_turns(ways, repeats)
+    rate, measured = matmul_rates(device), in_turns(ways, repeats)
     entries = []
     for name in ("fp32", "bf16"):
         entry = compared(f"step, {benchmark.upper()}, {name}", measured["released"], measured[name])
         losses = [np.array(measured[side].values) for side in ("released", name)]
         entry["largest difference"] = f"loss {np.abs(losses[0] - losses[1]).max():.1e}"
         entry["GFLOP"], entry["GFLOP, slow"] = flops[name] / 1e9, flops["released"] / 1e9
+        entry["GFLOP/s, products"] = rate[name] / 1e9
         entry["utilisation"] = flops[name] / measured[name].median / rate[name]
         entry["utilisation, slow"] = flops["released"] / measured["released"].median / rate["fp32"]
         entries.append(entry)

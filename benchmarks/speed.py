@@ -21,7 +21,7 @@ import tyro
 from growth import measure_growth
 from machine import device_name, save
 from rows import bootstrap, evaluation, glyph_run, input_pipeline, long_tail, start_up, training_step
-from timing import matmul_rate
+from timing import matmul_rates
 
 Row = Literal["voc", "coco", "pipeline", "evaluation", "long-tail", "start-up", "glyph", "bootstrap"]
 
@@ -56,16 +56,14 @@ def main(
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rate = {name: matmul_rate(dtype, device) for name, dtype in
-            (("fp32", torch.float32), ("bf16", torch.bfloat16))}  # fmt: skip
     print(f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products: "
-          + ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in rate.items()))  # fmt: skip
+          + ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in matmul_rates(device).items()))  # fmt: skip
     if figure:
-        measure_growth(device, repeats, rate)
+        measure_growth(device, repeats)
         return
     measures = {
-        "voc": lambda: training_step("voc", device, repeats, rate),
-        "coco": lambda: training_step("coco", device, repeats, rate),
+        "voc": lambda: training_step("voc", device, repeats),
+        "coco": lambda: training_step("coco", device, repeats),
         "pipeline": lambda: input_pipeline(images, repeats),
         "evaluation": lambda: evaluation(test, device, repeats),
         "long-tail": lambda: long_tail(118_287, repeats),

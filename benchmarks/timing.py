@@ -85,6 +85,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def matmul_rates(device: torch.device) -> dict[str, float]:
+    """FLOP/s of matrix products in "fp32" and "bf16", now: a machine's rate changes with what else its host does."""
+    return {"fp32": matmul_rate(torch.float32, device), "bf16": matmul_rate(torch.bfloat16, device)}
+
+
 def matmul_rate(dtype: torch.dtype, device: torch.device, size: int = 2048, repeats: int = 5) -> float:
     """FLOP/s of a product of two ``size`` × ``size`` matrices: the best of ``repeats``, this machine's limit."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

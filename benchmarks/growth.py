@@ -37,13 +37,20 @@ def measure_growth(device: torch.device, repeats: int) -> None:
         rate = matmul_rates(device)
         flops = {} if panel == "images" else {way: counted(ways[way]) for way in ("as released", "fp32")}
         for way, one in in_turns(ways, repeats, warm_up=1).items():
-            limit = rate["bf16" if way == "bf16" else "fp32"]
+            precision = "bf16" if way == "bf16" else "fp32"
             rows.append({"panel": panel, "x": x, "way": way, "seconds": one.median, "fastest": min(one.seconds),
                          "slowest": max(one.seconds), "peak MiB": one.peak_mib,
-                         "utilisation": flops.get("fp32" if way == "bf16" else way, np.nan) / one.median / limit,
-                         })  # fmt: skip
+                         "GFLOP": flops.get("fp32" if way == "bf16" else way, np.nan) / 1e9,
+                         "GFLOP/s, products": rate[precision] / 1e9})  # fmt: skip
             print("  " + ", ".join(f"{key}: {value}" for key, value in rows[-1].items()), flush=True)
-    draw_figure(save("growth", rows, device))
+    draw_figure(save("growth", with_utilisation(rows), device))
+
+
+def with_utilisation(rows: list[dict]) -> list[dict]:
+    """The rows with their share of the limit: the best rate of matrix products in the way's precision in all rows."""
+    table = pd.DataFrame(rows)
+    limit = table.groupby(table["way"] == "bf16")["GFLOP/s, products"].transform("max")
+    return table.assign(utilisation=table["GFLOP"] / table["seconds"] / limit).to_dict("records")
 
 
 def draw_figure(table: pd.DataFrame) -> None:

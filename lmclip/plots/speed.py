@@ -38,6 +38,7 @@ def draw_growth(growth: pd.DataFrame, title: str) -> np.ndarray:
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.yaxis.set_minor_locator(NullLocator())
     _draw_lines(axes[1, 1], growth[growth["panel"] == "classes"], "utilisation")
+    axes[1, 1].legend(loc="lower right")
     axes[1, 1].set(ylim=(0, 1.05), ylabel="of the matrix-product rate", title=LIMIT[0], xlabel=LIMIT[1])
     axes[1, 1].yaxis.set_major_formatter(PercentFormatter(1))
     figure.suptitle(title)
@@ -50,10 +51,11 @@ def _draw_lines(axis: plt.Axes, points: pd.DataFrame, y: str) -> None:
         if line.empty:
             continue
         spread = None if y != "seconds" else [line[y] - line["fastest"], line["slowest"] - line[y]]
-        axis.errorbar(line["x"], line[y], spread, color=colour, ls=dashes, marker="o", ms=3, lw=1.6)
-        last = line.iloc[-1]
-        axis.annotate(way, (last["x"], last[y]), (6, 0), textcoords="offset points", color=colour, va="center",
-                      fontsize=8)  # fmt: skip
+        axis.errorbar(line["x"], line[y], spread, color=colour, ls=dashes, marker="o", ms=3, lw=1.6, label=way)
+        if y == "seconds":  # where lines keep apart
+            last = line.iloc[-1]
+            axis.annotate(way, (last["x"], last[y]), (6, 0), textcoords="offset points", color=colour, va="center",
+                          fontsize=8)  # fmt: skip
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(sorted(points["x"].unique())))
     axis.xaxis.set_minor_locator(NullLocator())

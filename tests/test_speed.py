@@ -240,6 +240,15 @@ def test_synthetic_labels_look_like_the_benchmarks(benchmark):
     assert coco[:, 0].mean() == pytest.approx(0.54, abs=0.02)
 
 
+def test_the_limit_is_the_best_rate_of_a_run(benchmark):
+    """A rate measured while the machine was busy must not show a step beyond the limit."""
+    rows = [{"way": way, "seconds": seconds, "GFLOP": 100.0, "GFLOP/s, products": rate}
+            for way, seconds, rate in (("as released", 2.0, 80.0), ("fp32", 1.5, 100.0), ("bf16", 0.5, 150.0),
+                                       ("bf16", 0.5, 400.0))]  # fmt: skip
+    found = [row["utilisation"] for row in benchmark("growth").with_utilisation(rows)]
+    assert found == pytest.approx([100 / 2 / 100, 100 / 1.5 / 100, 100 / 0.5 / 400, 100 / 0.5 / 400])
+
+
 def test_growth_is_drawn_with_every_point_and_its_range():
     points = [(panel, k, way, x) for panel in PANELS for k, way in enumerate(WAYS, 1) for x in (8, 2, 4)]
     rows = [{"panel": panel, "x": x, "way": way, "seconds": k * x, "fastest": 0.9 * k * x, "slowest": 2 * k * x,

@@ -1,6 +1,7 @@
 """Every fast path equals its slow twin, and the benchmark compares what it says that it compares."""
 
 import importlib
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -238,6 +239,43 @@ def test_synthetic_labels_look_like_the_benchmarks(benchmark):
     coco = benchmark("machine").coco_like_labels(20_000)
     assert coco.shape == (20_000, 80) and coco.sum(1).mean() == pytest.approx(2.9, abs=0.6)
     assert coco[:, 0].mean() == pytest.approx(0.54, abs=0.02)
+
+
+MACHINES = ("cpu-2-cores", "amd-epyc-family-25-model-17-2-cores")  # the first and the second, of every quoted pair
+TABLES = {
+    "README.md": {
+        "training step, VOC (20 classes)": ("step, VOC, fp32", "step, VOC, bf16"),
+        "training step, COCO (80 classes)": ("step, COCO, fp32", "step, COCO, bf16"),
+        "evaluation": ("evaluation, VOC, fp32", "evaluation, VOC, bf16"),
+        "input, from the second epoch on": ("input pipeline, one process",),
+        "start-up from COCO-MLT's lists": ("start-up, COCO-MLT's lists",),
+    },
+    "benchmarks/NOTES.md": {
+        **{f"step, {name}": (f"step, {name}",) for name in ("VOC, fp32", "VOC, bf16", "COCO, fp32", "COCO, bf16")},
+        **{f"evaluation, {name}": (f"evaluation, VOC, {name}",) for name in ("fp32", "bf16")},
+        "input pipeline, 1,142 JPEGs, against one process": ("input pipeline, one process",),
+        "the same, against two workers": ("input pipeline, release with 2 workers",),
+        "start-up, COCO-MLT's lists": ("start-up, COCO-MLT's lists",),
+    },
+}
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_the_speeds_that_are_quoted_were_measured(page):
+    tables = [pd.read_csv(ROOT / f"results/benchmarks/speed-{name}.csv", index_col="what") for name in MACHINES]
+    columns = ["ratio"] if page == "README.md" else ["ratio", "lowest", "highest"]
+    for label, rows in TABLES[page].items():
+        (line,) = [line for line in (ROOT / page).read_text().splitlines() if line.startswith(f"| {label} | ")]
+        quoted = re.findall(r"[\d.]+", re.sub(r"≥ [\d.]+×", "", line.removeprefix(f"| {label} | ")))  # without targets
+        measured = [table.loc[row, column] for row in rows for table in tables for column in columns]
+        for told, value in zip(quoted, measured, strict=True):
+            assert_told(told, value)
+
+
+def assert_told(told: str, measured: float):
+    """``told`` is ``measured``, rounded to the decimals that it shows."""
+    decimals = len(told.partition(".")[2])
+    assert float(told) == pytest.approx(measured, abs=0.5001 * 10**-decimals), (told, measured)
 
 
 def test_the_limit_is_the_best_rate_of_a_run(benchmark):

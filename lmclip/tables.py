@@ -151,11 +151,10 @@ def save_table(table: pd.DataFrame, folder: str, name: str, caption: str, digits
 
 def table_texts(table: pd.DataFrame, caption: str, digits: int) -> dict[str, str]:
     """File ending → what `save_table` writes. A column that would be zeros throughout, as learning rates, is in %g."""
-    largest = {place: table[name].abs().max() for place, name in enumerate(table)
-               if pd.api.types.is_float_dtype(table[name])}  # fmt: skip
-    tiny = [place for place, value in largest.items() if 0 < value < 0.5 * 10**-digits]
-    table = table.assign(**{table.columns[place]: table.iloc[:, place].map("{:g}".format) for place in tiny})
-    kept = [place + table.index.nlevels for place in tiny]  # text already, and not to be read as numbers again
+    tiny = [name for name in table if pd.api.types.is_float_dtype(table[name])
+            and 0 < table[name].abs().max() < 0.5 * 10**-digits]  # fmt: skip
+    table = table.assign(**{name: table[name].map("{:g}".format) for name in tiny})
+    kept = [table.columns.get_loc(name) + table.index.nlevels for name in tiny]  # text, not to be read as numbers again
     text = filled(table, digits).to_markdown(floatfmt=f".{digits}f", disable_numparse=kept or False)
     return {"csv": table.to_csv(float_format=f"%.{digits + 2}f"), "md": f"{caption}\n\n{text}\n",
             "tex": _latex(table, caption, digits)}  # fmt: skip

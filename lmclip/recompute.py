@@ -161,7 +161,8 @@ def figures(profile: Profile, records: list[Record], full: FromScores | None) ->
     heading = note.replace(" · ", "\n")
     final = history[history["epoch"] == profile.epochs].groupby("method", sort=False)["test_mAP"].mean()
     below = [m for m, v in final.items() if v < history[history["epoch"] == 0]["test_mAP"].mean()]
-    ends = f"Below zero-shot after training: {', '.join(below)}" if below else "Every method ends above zero-shot"
+    outcome = f"below zero-shot after training: {', '.join(below)}" if below else "every method ends above zero-shot"
+    ends = f"Over all classes, {outcome}"
     lm_clip = history[(history["epoch"] > 0) & (history["method"] == TITLE["lm-clip"])]
     times = (lm_clip["contrastive_gradient_norm"] / lm_clip["label_gradient_norm"]).median()
     pulls = f"λ = {profile.loss.bal_weight:g}: the contrastive loss pulls {times:,.0f} times as hard as BAL"

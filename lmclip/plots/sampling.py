@@ -149,7 +149,7 @@ def draw_most_drawn(images: np.ndarray, captions: Sequence[str], draws: Sequence
     Returns:
         One axes per image.
     """
-    figure, axes = plt.subplots(1, len(images), figsize=(1.9 * len(images), 2.7), squeeze=False)
+    figure, axes = plt.subplots(1, len(images), figsize=(1.9 * len(images), 3.1), squeeze=False)
     for axis, image, caption, times in zip(axes[0], images, captions, draws, strict=True):
         axis.imshow(image, interpolation="none")
         axis.set_axis_off()
